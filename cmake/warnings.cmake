@@ -1,0 +1,12 @@
+# Warnings and sanitizers for Pinion's own code (never for the libraries it includes).
+add_library(pinion_warnings INTERFACE)
+target_compile_options(pinion_warnings INTERFACE -Wall -Wextra -Wpedantic -Wno-missing-field-initializers -Werror=return-type)
+if(PINION_SANITIZE STREQUAL "address")
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+elseif(PINION_SANITIZE STREQUAL "thread")
+  add_compile_options(-fsanitize=thread -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=thread)
+elseif(PINION_SANITIZE)
+  message(FATAL_ERROR "PINION_SANITIZE=${PINION_SANITIZE}: use address or thread")
+endif()

@@ -1,0 +1,23 @@
+// 128-bit content hashes (XXH3): checksums of engine sections, cache keys, KV block chains. Not cryptographic.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace pinion {
+
+struct Hash128 {
+  uint64_t high = 0, low = 0;
+  bool operator==(const Hash128&) const = default;
+  std::string hex() const;  // 32 lower-case digits
+};
+
+Hash128 hash128(std::span<const std::byte> bytes, uint64_t seed = 0);
+inline Hash128 hash128(std::string_view text, uint64_t seed = 0) {
+  return hash128(std::as_bytes(std::span(text.data(), text.size())), seed);
+}
+
+}  // namespace pinion
