@@ -1,0 +1,63 @@
+// A Hugging Face checkpoint directory: config.json, and tensors found by name in one safetensors file or in the shards
+// that the index names. Files are mapped, so opening costs only the headers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+#include "checkpoint/safetensors.h"
+#include "tensor/tensor.h"
+
+namespace pinion {
+
+// Borrows from the Checkpoint, and stays valid as long as it (also when it is moved). `data` may be unaligned.
+struct TensorRef {
+  std::string_view name;
+  DType dtype = DType::f32;
+  Shape shape;
+  std::span<const std::byte> data;
+};
+
+class Checkpoint {
+ public:
+  // Needs config.json and model.safetensors, model.safetensors.index.json, or the file that the config's
+  // "transformers_weights" names.
+  static Result<Checkpoint> open(const std::filesystem::path& dir);
+  // Only config.json, no weights: tensors are then made by fill_dummy. Takes the directory or the config file.
+  static Result<Checkpoint> dummy(const std::filesystem::path& config_json_or_dir);
+
+  const Json& config() const { return config_; }
+  const Json& generation_config() const { return generation_config_; }  // null when there is none
+  bool contains(std::string_view name) const { return tensors_.find(name) != tensors_.end(); }
+  Result<TensorRef> tensor(std::string_view name) const;  // the error names the tensor and the near misses
+  std::vector<std::string> names() const;                 // sorted
+  uint64_t total_bytes() const;                           // of all tensors
+  const std::filesystem::path& dir() const { return dir_; }
+  std::filesystem::path config_path() const { return config_path_; }
+  bool is_dummy() const { return dummy_; }
+
+ private:
+  struct Place {
+    size_t file = 0;
+    const TensorInfo* info = nullptr;  // into files_[file], whose map nodes do not move
+  };
+  Checkpoint() = default;
+  Status open_single(const std::filesystem::path& file);
+  Status open_sharded(const std::filesystem::path& index);
+
+  std::filesystem::path dir_, config_path_;
+  Json config_, generation_config_;
+  std::vector<SafetensorsFile> files_;
+  std::map<std::string, Place, std::less<>> tensors_;
+  bool dummy_ = false;
+};
+
+}  // namespace pinion
