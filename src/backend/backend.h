@@ -1,0 +1,152 @@
+// What a porter reads: a Backend lists devices and kernels, a Device owns memory and makes streams, a Kernel is a row of
+// a table. Kernels are chosen once, at build, by name; the run time only calls launch.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+#include "graph/ops/ops.h"
+#include "tensor/tensor.h"
+
+namespace pinion {
+
+struct DeviceInfo {
+  std::string backend;  // "cpu"
+  std::string name;     // "Intel(R) Xeon(R) … , 2 threads"
+  std::string isa;      // "avx512", "avx2", "scalar"; "sm_90a" on CUDA
+  int threads = 1;      // CPU threads, or SMs
+  size_t memory_bytes = 0;
+  double read_gbps = 20;    // estimates for ranking kernels; bench measures the real ceilings
+  double f32_gflops = 50;
+};
+
+// How a weight lies in memory. row_major: [rows, cols] dense, as in the checkpoint. Kernels name the layout they read;
+// one weight has one layout over all its uses.
+enum class Layout : uint8_t { row_major };
+std::string_view name(Layout layout);
+
+struct WeightSpec {
+  DType dtype = DType::f32;
+  Layout layout = Layout::row_major;
+  int64_t rows = 0, cols = 0;  // a vector has rows = 1
+  size_t bytes() const { return static_cast<size_t>(rows) * cols * bit_size(dtype) / 8; }
+};
+
+struct WeightView : WeightSpec {
+  const void* data = nullptr;  // 64-byte aligned
+};
+
+// Up to four numbers that mean something to the kernel that proposed them (tile sizes, splits); all zero: no choice.
+struct Tuning {
+  std::array<int32_t, 4> value{};
+  bool operator==(const Tuning&) const = default;
+};
+
+// The problem a kernel is asked about at build: the op, the rows of its first input (tokens or outputs), its weights.
+struct Call {
+  const Op* op = nullptr;
+  int64_t rows = 1;            // of the bucket being planned
+  int64_t seqs = 1;
+  int64_t context = 1024;      // tokens of context to assume for attention
+  int inputs = 1;
+  std::span<const WeightSpec> weights;  // in the op's documented order
+  DType kv_dtype = DType::f32;
+  bool deterministic = false;  // only kernels whose result for a row depends on no other row of the batch
+};
+
+// One layer's pages as kernels see them. K of (block b, head h, slot s) starts at element
+//   ((h * block_size) + s) * head_dim   of   base + b * block_stride;   V lies v_offset bytes after its K.
+struct KvView {
+  std::byte* base = nullptr;
+  int64_t block_stride = 0;  // bytes from one block to the next
+  int64_t v_offset = 0;      // bytes from a block's K to its V
+  int32_t block_size = 64;   // tokens
+  DType dtype = DType::f32;
+  const int32_t* block_table = nullptr;  // [seqs, max_blocks]; -1 where freed behind the window
+  int32_t max_blocks = 0;
+};
+
+struct RopeTable {
+  const float* cos = nullptr;  // [tokens, rotary_dim / 2], attention factor included
+  const float* sin = nullptr;
+};
+
+// Everything one forward needs, read-only, in memory that the device reads.
+struct BatchView {
+  int32_t tokens = 0, seqs = 0, outputs = 0;
+  const int32_t* token_ids = nullptr;    // [tokens]
+  const int32_t* positions = nullptr;    // [tokens]
+  const int32_t* seq_start = nullptr;    // [seqs + 1]: the rows of sequence s are seq_start[s] … seq_start[s + 1] - 1
+  const int32_t* context_len = nullptr;  // [seqs]: tokens in the cache once this step's are written; the last row's position + 1
+  const int32_t* output_rows = nullptr;  // [outputs]
+  std::span<const RopeTable> rope;       // by Rope::table
+  std::span<const KvView> kv;            // by Attention::layer
+};
+
+struct LaunchArgs {
+  const Op* op = nullptr;
+  std::span<const TensorView> in, out;      // [rows, width], dense
+  std::span<const WeightView> weights;
+  std::span<std::byte> workspace;           // as Kernel::workspace asked, 64-byte aligned
+  const BatchView* batch = nullptr;
+  Tuning tuning;
+};
+
+class Stream {  // kernels of one stream run in order
+ public:
+  virtual ~Stream() = default;
+  virtual void synchronize() = 0;
+};
+
+struct Kernel {
+  std::string_view name;  // "cpu.linear.gemv"; the ISA is no part of it: variants of one layout bind at load
+  OpKind op;
+  Layout layout = Layout::row_major;                                      // of its matrix weights
+  bool batch_invariant = true;                                            // see Call::deterministic
+  std::string (*why_not)(const Call&, const DeviceInfo&);                 // empty: can run
+  std::vector<Tuning> (*tunings)(const Call&, const DeviceInfo&);         // null: one, all zero
+  double (*estimate_us)(const Call&, const Tuning&, const DeviceInfo&);
+  size_t (*workspace)(const Call&, const Tuning&, const DeviceInfo&);     // null: none; monotone in rows and seqs
+  void (*launch)(const LaunchArgs&, Stream&);
+};
+
+class Buffer {  // owns device memory
+ public:
+  virtual ~Buffer() = default;
+  virtual std::byte* data() = 0;
+  virtual size_t size() const = 0;
+};
+
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual const DeviceInfo& info() const = 0;
+  virtual Result<std::unique_ptr<Buffer>> allocate(size_t bytes) = 0;  // touched lazily; 64-byte aligned
+  virtual std::unique_ptr<Stream> make_stream() = 0;
+};
+
+struct DeviceOptions {
+  int ordinal = 0;
+  int threads = 0;   // CPU: 0 means all this process may use
+  std::string isa;   // CPU: force "avx2", "avx512" or "scalar"; empty: the best
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view name() const = 0;
+  virtual std::vector<DeviceInfo> probe() const = 0;  // no device present: empty
+  virtual Result<std::unique_ptr<Device>> open(const DeviceOptions& options) const = 0;
+  virtual std::span<const Kernel> kernels(OpKind kind) const = 0;  // priority order, reference last
+};
+
+const Kernel* find_kernel(const Backend& backend, std::string_view name);
+
+}  // namespace pinion

@@ -1,0 +1,32 @@
+// The closed list of operations. One header per op holds its attributes, its shape rule and what it computes; a field
+// list (`fields`) serves the text form, the engine file and the tuning cache's key alike.
+#pragma once
+
+#include <string_view>
+#include <type_traits>
+#include <variant>
+
+#include "graph/ops/add.h"
+#include "graph/ops/add_rms_norm.h"
+#include "graph/ops/attention.h"
+#include "graph/ops/embed.h"
+#include "graph/ops/gated_act.h"
+#include "graph/ops/linear.h"
+#include "graph/ops/rms_norm.h"
+#include "graph/ops/rope.h"
+#include "graph/ops/rope_kv_write.h"
+#include "graph/ops/select_rows.h"
+
+namespace pinion {
+
+using Op = std::variant<Embed, Linear, RmsNorm, Rope, Attention, GatedAct, Add, SelectRows, AddRmsNorm, RopeKvWrite>;
+
+enum class OpKind : uint8_t { embed, linear, rms_norm, rope, attention, gated_act, add, select_rows, add_rms_norm, rope_kv_write };
+inline constexpr int kOpKinds = std::variant_size_v<Op>;
+
+inline OpKind kind(const Op& op) { return static_cast<OpKind>(op.index()); }
+inline std::string_view op_name(const Op& op) {
+  return std::visit([](const auto& o) { return std::decay_t<decltype(o)>::kName; }, op);
+}
+
+}  // namespace pinion
