@@ -4,7 +4,8 @@ namespace pinion {
 
 std::string_view name(Layout layout) {
   switch (layout) {
-    case Layout::row_major: return "row_major";
+    case Layout::row_major:
+      return "row_major";
   }
   return "?";
 }

@@ -1,5 +1,5 @@
-// What a porter reads: a Backend lists devices and kernels, a Device owns memory and makes streams, a Kernel is a row of
-// a table. Kernels are chosen once, at build, by name; the run time only calls launch.
+// What a porter reads: a Backend lists devices and kernels, a Device owns memory and makes streams, a Kernel is a row
+// of a table. Kernels are chosen once, at build, by name; the run time only calls launch.
 #pragma once
 
 #include <array>
@@ -23,7 +23,7 @@ struct DeviceInfo {
   std::string isa;      // "avx512", "avx2", "scalar"; "sm_90a" on CUDA
   int threads = 1;      // CPU threads, or SMs
   size_t memory_bytes = 0;
-  double read_gbps = 20;    // estimates for ranking kernels; bench measures the real ceilings
+  double read_gbps = 20;  // estimates for ranking kernels; bench measures the real ceilings
   double f32_gflops = 50;
 };
 
@@ -52,9 +52,9 @@ struct Tuning {
 // The problem a kernel is asked about at build: the op, the rows of its first input (tokens or outputs), its weights.
 struct Call {
   const Op* op = nullptr;
-  int64_t rows = 1;            // of the bucket being planned
+  int64_t rows = 1;  // of the bucket being planned
   int64_t seqs = 1;
-  int64_t context = 1024;      // tokens of context to assume for attention
+  int64_t context = 1024;  // tokens of context to assume for attention
   int inputs = 1;
   std::span<const WeightSpec> weights;  // in the op's documented order
   DType kv_dtype = DType::f32;
@@ -81,10 +81,11 @@ struct RopeTable {
 // Everything one forward needs, read-only, in memory that the device reads.
 struct BatchView {
   int32_t tokens = 0, seqs = 0, outputs = 0;
-  const int32_t* token_ids = nullptr;    // [tokens]
-  const int32_t* positions = nullptr;    // [tokens]
-  const int32_t* seq_start = nullptr;    // [seqs + 1]: the rows of sequence s are seq_start[s] … seq_start[s + 1] - 1
-  const int32_t* context_len = nullptr;  // [seqs]: tokens in the cache once this step's are written; the last row's position + 1
+  const int32_t* token_ids = nullptr;  // [tokens]
+  const int32_t* positions = nullptr;  // [tokens]
+  const int32_t* seq_start = nullptr;  // [seqs + 1]: the rows of sequence s are seq_start[s] … seq_start[s + 1] - 1
+  const int32_t* context_len =
+      nullptr;  // [seqs]: tokens in the cache once this step's are written; the last row's position + 1
   const int32_t* output_rows = nullptr;  // [outputs]
   std::span<const RopeTable> rope;       // by Rope::table
   std::span<const KvView> kv;            // by Attention::layer
@@ -92,9 +93,9 @@ struct BatchView {
 
 struct LaunchArgs {
   const Op* op = nullptr;
-  std::span<const TensorView> in, out;      // [rows, width], dense
+  std::span<const TensorView> in, out;  // [rows, width], dense
   std::span<const WeightView> weights;
-  std::span<std::byte> workspace;           // as Kernel::workspace asked, 64-byte aligned
+  std::span<std::byte> workspace;  // as Kernel::workspace asked, 64-byte aligned
   const BatchView* batch = nullptr;
   Tuning tuning;
 };
@@ -108,12 +109,12 @@ class Stream {  // kernels of one stream run in order
 struct Kernel {
   std::string_view name;  // "cpu.linear.gemv"; the ISA is no part of it: variants of one layout bind at load
   OpKind op;
-  Layout layout = Layout::row_major;                                      // of its matrix weights
-  bool batch_invariant = true;                                            // see Call::deterministic
-  std::string (*why_not)(const Call&, const DeviceInfo&);                 // empty: can run
-  std::vector<Tuning> (*tunings)(const Call&, const DeviceInfo&);         // null: one, all zero
+  Layout layout = Layout::row_major;                               // of its matrix weights
+  bool batch_invariant = true;                                     // see Call::deterministic
+  std::string (*why_not)(const Call&, const DeviceInfo&);          // empty: can run
+  std::vector<Tuning> (*tunings)(const Call&, const DeviceInfo&);  // null: one, all zero
   double (*estimate_us)(const Call&, const Tuning&, const DeviceInfo&);
-  size_t (*workspace)(const Call&, const Tuning&, const DeviceInfo&);     // null: none; monotone in rows and seqs
+  size_t (*workspace)(const Call&, const Tuning&, const DeviceInfo&);  // null: none; monotone in rows and seqs
   void (*launch)(const LaunchArgs&, Stream&);
 };
 
@@ -134,8 +135,8 @@ class Device {
 
 struct DeviceOptions {
   int ordinal = 0;
-  int threads = 0;   // CPU: 0 means all this process may use
-  std::string isa;   // CPU: force "avx2", "avx512" or "scalar"; empty: the best
+  int threads = 0;  // CPU: 0 means all this process may use
+  std::string isa;  // CPU: force "avx2", "avx512" or "scalar"; empty: the best
 };
 
 class Backend {

@@ -18,11 +18,13 @@ struct DeviceError : std::runtime_error {
 };
 
 [[noreturn]] inline void check_failed(std::string_view what, std::source_location at) {
-  throw CheckFailure("internal error: " + std::string(what) + " (" + at.file_name() + ":" + std::to_string(at.line()) + ")");
+  throw CheckFailure("internal error: " + std::string(what) + " (" + at.file_name() + ":" + std::to_string(at.line()) +
+                     ")");
 }
 
 inline void check(bool ok, std::string_view what, std::source_location at = std::source_location::current()) {
-  if (!ok) [[unlikely]] check_failed(what, at);
+  if (!ok) [[unlikely]]
+    check_failed(what, at);
 }
 
 }  // namespace pinion

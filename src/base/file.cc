@@ -15,9 +15,9 @@ namespace {
 
 Error os_error(std::string_view what, const fs::path& path) {
   const int code = errno;
-  std::string_view remedy = code == ENOSPC   ? "free some space on that disk or choose another directory"
-                            : code == EACCES ? "check the permissions"
-                            : code == ENOENT ? "check the path"
+  std::string_view remedy = code == ENOSPC    ? "free some space on that disk or choose another directory"
+                            : code == EACCES  ? "check the permissions"
+                            : code == ENOENT  ? "check the path"
                             : code == ENOTDIR ? "a part of the path is not a directory"
                                               : "";
   return fail(code == ENOENT || code == ENOTDIR ? Errc::not_found : Errc::io,
@@ -63,7 +63,8 @@ Result<std::string> read_file(const fs::path& path, size_t max_bytes) {
   }
   if (static_cast<uint64_t>(info.st_size) > max_bytes) {
     ::close(fd);
-    return fail(Errc::corrupt, "file of " + std::to_string(info.st_size) + " bytes is over the limit of " + std::to_string(max_bytes),
+    return fail(Errc::corrupt,
+                "file of " + std::to_string(info.st_size) + " bytes is over the limit of " + std::to_string(max_bytes),
                 path.string());
   }
   std::string text(info.st_size, '\0');
@@ -136,7 +137,10 @@ Result<AtomicFile> AtomicFile::create(const fs::path& target) {
 }
 
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
-    : fd_(std::exchange(other.fd_, -1)), size_(other.size_), target_(std::move(other.target_)), temporary_(std::move(other.temporary_)) {
+    : fd_(std::exchange(other.fd_, -1)),
+      size_(other.size_),
+      target_(std::move(other.target_)),
+      temporary_(std::move(other.temporary_)) {
   other.temporary_.clear();
 }
 
@@ -177,7 +181,8 @@ Result<AtomicDir> AtomicDir::create(const fs::path& target) {
   std::error_code code;
   if (dir.target_.has_parent_path()) fs::create_directories(dir.target_.parent_path(), code);
   if (fs::exists(dir.target_, code) && !fs::is_directory(dir.target_, code)) {
-    return fail(Errc::invalid_argument, "exists and is not a directory", target.string(), "choose another output directory");
+    return fail(Errc::invalid_argument, "exists and is not a directory", target.string(),
+                "choose another output directory");
   }
   dir.temporary_ = temporary_name(dir.target_);
   if (::mkdir(dir.temporary_.c_str(), 0755) != 0) {

@@ -1,4 +1,5 @@
-// A SAX pass enforces the limits and refuses duplicate keys while it builds the document through nlohmann's DOM builder.
+// A SAX pass enforces the limits and refuses duplicate keys while it builds the document through nlohmann's DOM
+// builder.
 #include "base/json.h"
 
 #include <fmt/format.h>
@@ -68,7 +69,8 @@ class LimitedBuilder : public nlohmann::json_sax<J> {
 template <class J>
 Result<J> parse(std::string_view text, std::string_view where, JsonLimits limits) {
   if (text.size() > limits.bytes) {
-    return fail(Errc::corrupt, fmt::format("JSON of {} bytes is over the limit of {}", text.size(), limits.bytes), where);
+    return fail(Errc::corrupt, fmt::format("JSON of {} bytes is over the limit of {}", text.size(), limits.bytes),
+                where);
   }
   J root;
   LimitedBuilder<J> builder(root, limits.depth);

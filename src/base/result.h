@@ -73,12 +73,12 @@ using Status = Result<void>;
 #define PINION_CONCAT_(a, b) a##b
 #define PINION_CONCAT(a, b) PINION_CONCAT_(a, b)
 // PINION_TRY(auto x, f()): x = f()'s value, or return its error from the enclosing function.
-#define PINION_TRY(decl, expr)                                                        \
-  auto PINION_CONCAT(result_, __LINE__) = (expr);                                     \
+#define PINION_TRY(decl, expr)                                                                       \
+  auto PINION_CONCAT(result_, __LINE__) = (expr);                                                    \
   if (!PINION_CONCAT(result_, __LINE__)) return std::move(PINION_CONCAT(result_, __LINE__)).error(); \
   decl = *std::move(PINION_CONCAT(result_, __LINE__))
 // PINION_OK(f()): return f()'s error, if it has one.
-#define PINION_OK(expr)                                  \
-  do {                                                   \
+#define PINION_OK(expr)                                                     \
+  do {                                                                      \
     if (auto status_ = (expr); !status_) return std::move(status_).error(); \
   } while (0)

@@ -53,8 +53,10 @@ void ThreadPool::run_region(int64_t n, void* context, Body body) {
   }
   work(n, context, body);
   for (int spins = 0; running_.load(std::memory_order_acquire) > 0; ++spins) {
-    if (spins < kSpins) relax();
-    else std::this_thread::yield();
+    if (spins < kSpins)
+      relax();
+    else
+      std::this_thread::yield();
   }
 }
 
@@ -79,7 +81,8 @@ void ThreadPool::worker_main() {
 int available_cpus() {
   cpu_set_t set;
   CPU_ZERO(&set);
-  int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : static_cast<int>(std::thread::hardware_concurrency());
+  int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set)
+                                                       : static_cast<int>(std::thread::hardware_concurrency());
   std::ifstream quota("/sys/fs/cgroup/cpu.max");  // "max 100000" or "200000 100000"
   std::string limit;
   double period = 0;

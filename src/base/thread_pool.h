@@ -45,9 +45,9 @@ class ThreadPool {
   std::vector<std::thread> workers_;
   std::mutex mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> epoch_{0};    // a new region begins
-  std::atomic<int64_t> next_{0};      // next index to take
-  std::atomic<int> running_{0};       // workers inside the current region
+  std::atomic<uint64_t> epoch_{0};  // a new region begins
+  std::atomic<int64_t> next_{0};    // next index to take
+  std::atomic<int> running_{0};     // workers inside the current region
   std::atomic<bool> stop_{false};
   std::atomic<int> sleeping_{0};
   int64_t n_ = 0;

@@ -16,11 +16,12 @@ class Engine;
 
 // One sequence's part of a step: q_len new tokens that follow `past` tokens already in the cache.
 struct BatchSeq {
-  std::span<const int32_t> tokens;                  // the new tokens
-  int32_t past = 0;                                 // tokens already written
-  int32_t rope_length = 0;                          // the prompt's length: chooses length-dependent rope variants
-  std::vector<std::span<const int32_t>> blocks;     // a block table per KvGroup, covering past + tokens; -1 behind the window
-  int32_t outputs = 1;                              // logits wanted for the last `outputs` tokens: 0, 1 … tokens.size()
+  std::span<const int32_t> tokens;  // the new tokens
+  int32_t past = 0;                 // tokens already written
+  int32_t rope_length = 0;          // the prompt's length: chooses length-dependent rope variants
+  std::vector<std::span<const int32_t>>
+      blocks;           // a block table per KvGroup, covering past + tokens; -1 behind the window
+  int32_t outputs = 1;  // logits wanted for the last `outputs` tokens: 0, 1 … tokens.size()
 };
 
 struct Batch {
@@ -28,17 +29,17 @@ struct Batch {
 };
 
 struct KvGroupInfo {
-  int32_t window = 0;        // 0: full
+  int32_t window = 0;  // 0: full
   int32_t layers = 0;
-  size_t block_bytes = 0;    // of one block over the group's layers; every group's page is padded to the largest
+  size_t block_bytes = 0;  // of one block over the group's layers; every group's page is padded to the largest
 };
 
 struct ExecutorOptions {
-  int32_t num_blocks = 0;           // pages in the pool, shared by the groups
+  int32_t num_blocks = 0;  // pages in the pool, shared by the groups
   int32_t max_batch_size = 64;
   int32_t max_num_tokens = 2048;
-  int32_t max_outputs = 0;          // rows of logits in one step; 0: max_batch_size
-  int32_t max_seq_len = 0;          // 0: the model's context
+  int32_t max_outputs = 0;  // rows of logits in one step; 0: max_batch_size
+  int32_t max_seq_len = 0;  // 0: the model's context
 };
 
 class Executor {
@@ -46,7 +47,7 @@ class Executor {
   virtual ~Executor() = default;
   virtual int32_t vocab_size() const = 0;
   virtual int32_t context_length() const = 0;
-  virtual int32_t block_size() const = 0;                       // tokens per block
+  virtual int32_t block_size() const = 0;  // tokens per block
   virtual std::span<const KvGroupInfo> kv_groups() const = 0;
   virtual const ExecutorOptions& options() const = 0;
   virtual std::span<const int32_t> eos_token_ids() const = 0;
@@ -55,7 +56,7 @@ class Executor {
   virtual uint64_t rope_variant(int32_t prompt_length) const = 0;
   // Runs the batch; returns logits [sum of outputs, vocab] in f32, valid until the next call. Throws DeviceError.
   virtual std::span<const float> forward(const Batch& batch) = 0;
-  virtual void copy_block(int32_t from, int32_t to) = 0;        // for forks (n > 1) that share a partial block
+  virtual void copy_block(int32_t from, int32_t to) = 0;  // for forks (n > 1) that share a partial block
 };
 
 }  // namespace pinion

@@ -14,29 +14,29 @@
 namespace pinion {
 
 struct SamplingParams {
-  float temperature = 1;        // 0: greedy
-  int32_t top_k = 0;            // 0: off
+  float temperature = 1;  // 0: greedy
+  int32_t top_k = 0;      // 0: off
   float top_p = 1, min_p = 0;
-  float repetition_penalty = 1; // over prompt and output (HF)
+  float repetition_penalty = 1;                       // over prompt and output (HF)
   float presence_penalty = 0, frequency_penalty = 0;  // over the output (OpenAI)
   std::vector<std::pair<int32_t, float>> logit_bias;
-  std::vector<std::vector<int32_t>> bad_words;        // token sequences that must not be completed
-  std::optional<uint64_t> seed;                       // unset: drawn from the system once per request
+  std::vector<std::vector<int32_t>> bad_words;  // token sequences that must not be completed
+  std::optional<uint64_t> seed;                 // unset: drawn from the system once per request
   int32_t max_tokens = 16, min_tokens = 0;
   bool ignore_eos = false;
-  std::vector<int32_t> stop_token_ids;                // besides the model's own
-  std::vector<std::string> stop;                      // strings, searched in the output text
-  bool include_stop = false;                          // keep the stop string in the text
-  int32_t logprobs = -1;                              // -1: none; k: the chosen token's and the k best
+  std::vector<int32_t> stop_token_ids;  // besides the model's own
+  std::vector<std::string> stop;        // strings, searched in the output text
+  bool include_stop = false;            // keep the stop string in the text
+  int32_t logprobs = -1;                // -1: none; k: the chosen token's and the k best
   int32_t prompt_logprobs = -1;
 };
 
 struct Request {
   std::string id;
-  std::vector<int32_t> prompt;       // token ids, at least one
+  std::vector<int32_t> prompt;  // token ids, at least one
   SamplingParams sampling;
-  int32_t priority = 0;              // higher runs first; waiting raises it, so that nothing starves
-  std::string cache_salt;            // requests share cached prefixes only within one salt
+  int32_t priority = 0;    // higher runs first; waiting raises it, so that nothing starves
+  std::string cache_salt;  // requests share cached prefixes only within one salt
 };
 
 struct TokenLogprob {
@@ -51,13 +51,13 @@ enum class FinishReason : uint8_t { none, stop, length, cancelled, error };
 // One piece of a request's output. Pieces come in order, the last one has finish != none.
 struct OutputPiece {
   std::vector<int32_t> tokens;
-  std::string text;                         // complete characters only; empty without a tokenizer
-  std::vector<TokenLogprob> logprobs;       // one per token when asked for
+  std::string text;                           // complete characters only; empty without a tokenizer
+  std::vector<TokenLogprob> logprobs;         // one per token when asked for
   std::vector<TokenLogprob> prompt_logprobs;  // in the first piece, when asked for; entry 0 is empty
   FinishReason finish = FinishReason::none;
-  std::string stop_reason;                  // the stop string or token id that ended it, if one did
+  std::string stop_reason;  // the stop string or token id that ended it, if one did
   int32_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;  // totals so far
-  std::optional<Error> error;               // with finish == error
+  std::optional<Error> error;                                       // with finish == error
 };
 
 // Called on the engine thread: must not block. Everything that goes out goes through this.

@@ -9,7 +9,9 @@
 
 namespace pinion {
 
-inline float bf16_to_f32(uint16_t v) { return std::bit_cast<float>(static_cast<uint32_t>(v) << 16); }
+inline float bf16_to_f32(uint16_t v) {
+  return std::bit_cast<float>(static_cast<uint32_t>(v) << 16);
+}
 
 inline uint16_t f32_to_bf16(float v) {
   const uint32_t u = std::bit_cast<uint32_t>(v);
@@ -42,19 +44,31 @@ inline uint16_t f32_to_f16(float v) {
 // Reads or writes element i of a float tensor (f32, f16 or bf16) as f32.
 inline float load_f32(const void* p, DType type, int64_t i) {
   switch (type) {
-    case DType::f32: return static_cast<const float*>(p)[i];
-    case DType::f16: return f16_to_f32(static_cast<const uint16_t*>(p)[i]);
-    case DType::bf16: return bf16_to_f32(static_cast<const uint16_t*>(p)[i]);
-    default: check(false, "load_f32 takes float tensors"); return 0;
+    case DType::f32:
+      return static_cast<const float*>(p)[i];
+    case DType::f16:
+      return f16_to_f32(static_cast<const uint16_t*>(p)[i]);
+    case DType::bf16:
+      return bf16_to_f32(static_cast<const uint16_t*>(p)[i]);
+    default:
+      check(false, "load_f32 takes float tensors");
+      return 0;
   }
 }
 
 inline void store_f32(void* p, DType type, int64_t i, float v) {
   switch (type) {
-    case DType::f32: static_cast<float*>(p)[i] = v; return;
-    case DType::f16: static_cast<uint16_t*>(p)[i] = f32_to_f16(v); return;
-    case DType::bf16: static_cast<uint16_t*>(p)[i] = f32_to_bf16(v); return;
-    default: check(false, "store_f32 takes float tensors");
+    case DType::f32:
+      static_cast<float*>(p)[i] = v;
+      return;
+    case DType::f16:
+      static_cast<uint16_t*>(p)[i] = f32_to_f16(v);
+      return;
+    case DType::bf16:
+      static_cast<uint16_t*>(p)[i] = f32_to_bf16(v);
+      return;
+    default:
+      check(false, "store_f32 takes float tensors");
   }
 }
 

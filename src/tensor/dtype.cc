@@ -36,13 +36,21 @@ constexpr std::array<Row, 22> kRows{{
     {DType::c64, 64, "C64", "complex64"},
 }};
 
-const Row& row(DType type) { return kRows[static_cast<size_t>(type)]; }
+const Row& row(DType type) {
+  return kRows[static_cast<size_t>(type)];
+}
 
 }  // namespace
 
-int bit_size(DType type) { return row(type).bits; }
-std::string_view safetensors_name(DType type) { return row(type).safetensors; }
-std::string_view name(DType type) { return row(type).name; }
+int bit_size(DType type) {
+  return row(type).bits;
+}
+std::string_view safetensors_name(DType type) {
+  return row(type).safetensors;
+}
+std::string_view name(DType type) {
+  return row(type).name;
+}
 
 std::optional<DType> dtype_from_safetensors(std::string_view text) {
   for (const Row& r : kRows) {

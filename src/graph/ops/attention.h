@@ -16,13 +16,16 @@ struct Attention {
   int32_t layer = 0;
 
   ShapeResult shapes(std::span<const ValueSpec> x) const {
-    const bool fits = (x.size() == 1 || (x.size() == 3 && x[1].width == kv_heads * head_dim && x[2].width == x[1].width)) &&
-                      x[0].width == heads * head_dim && kv_heads > 0 && heads % kv_heads == 0;
-    if (!fits) return shape_error("attention takes q, or q, k and v, of heads * head_dim and kv_heads * head_dim columns");
+    const bool fits =
+        (x.size() == 1 || (x.size() == 3 && x[1].width == kv_heads * head_dim && x[2].width == x[1].width)) &&
+        x[0].width == heads * head_dim && kv_heads > 0 && heads % kv_heads == 0;
+    if (!fits)
+      return shape_error("attention takes q, or q, k and v, of heads * head_dim and kv_heads * head_dim columns");
     return std::vector<ValueSpec>{x[0]};
   }
   void fields(auto&& f) {
-    f("heads", heads), f("kv_heads", kv_heads), f("head_dim", head_dim), f("scale", scale), f("window", window), f("layer", layer);
+    f("heads", heads), f("kv_heads", kv_heads), f("head_dim", head_dim), f("scale", scale), f("window", window),
+        f("layer", layer);
   }
   bool operator==(const Attention&) const = default;
 };

@@ -11,7 +11,8 @@ struct GatedAct {
   Activation act = Activation::silu;
 
   ShapeResult shapes(std::span<const ValueSpec> x) const {
-    if (x.size() != 2 || x[0] != x[1] || x[0].width != width) return shape_error("gated_act takes gate and up of one width");
+    if (x.size() != 2 || x[0] != x[1] || x[0].width != width)
+      return shape_error("gated_act takes gate and up of one width");
     return std::vector<ValueSpec>{x[0]};
   }
   void fields(auto&& f) { f("width", width), f("act", act); }

@@ -8,6 +8,9 @@
 namespace pinion {
 
 enum class Epilogue : uint8_t { none, gated_silu };
+constexpr std::array<std::string_view, 2> enum_names(Epilogue) {
+  return {"none", "gated_silu"};
+}
 
 struct Linear {
   static constexpr std::string_view kName = "linear";

@@ -1,6 +1,7 @@
 // What every op header shares: the symbolic shape of a value, and activation and sharding names.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -24,12 +25,20 @@ struct ValueSpec {
 
 // A shape rule: the outputs' specs from the inputs', or what is wrong with the inputs.
 using ShapeResult = Result<std::vector<ValueSpec>>;
-inline Error shape_error(std::string what) { return fail(Errc::internal, what); }
+inline Error shape_error(std::string what) {
+  return fail(Errc::internal, what);
+}
 
 enum class Activation : uint8_t { silu, gelu, gelu_tanh, relu };
+constexpr std::array<std::string_view, 4> enum_names(Activation) {
+  return {"silu", "gelu", "gelu_tanh", "relu"};
+}
 
 // How a weight divides over tensor-parallel ranks: by its rows (column parallel), by its columns (row parallel; the
 // outputs are summed), or not at all.
 enum class Shard : uint8_t { none, rows, cols };
+constexpr std::array<std::string_view, 3> enum_names(Shard) {
+  return {"none", "rows", "cols"};
+}
 
 }  // namespace pinion

@@ -21,10 +21,23 @@ namespace pinion {
 
 using Op = std::variant<Embed, Linear, RmsNorm, Rope, Attention, GatedAct, Add, SelectRows, AddRmsNorm, RopeKvWrite>;
 
-enum class OpKind : uint8_t { embed, linear, rms_norm, rope, attention, gated_act, add, select_rows, add_rms_norm, rope_kv_write };
+enum class OpKind : uint8_t {
+  embed,
+  linear,
+  rms_norm,
+  rope,
+  attention,
+  gated_act,
+  add,
+  select_rows,
+  add_rms_norm,
+  rope_kv_write
+};
 inline constexpr int kOpKinds = std::variant_size_v<Op>;
 
-inline OpKind kind(const Op& op) { return static_cast<OpKind>(op.index()); }
+inline OpKind kind(const Op& op) {
+  return static_cast<OpKind>(op.index());
+}
 inline std::string_view op_name(const Op& op) {
   return std::visit([](const auto& o) { return std::decay_t<decltype(o)>::kName; }, op);
 }

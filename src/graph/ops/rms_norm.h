@@ -13,7 +13,8 @@ struct RmsNorm {
   float eps = 1e-5f, offset = 0;
 
   ShapeResult shapes(std::span<const ValueSpec> x) const {
-    if (x.size() != 1 || width <= 0 || x[0].width % width) return shape_error("rms_norm's width must divide its input's");
+    if (x.size() != 1 || width <= 0 || x[0].width % width)
+      return shape_error("rms_norm's width must divide its input's");
     return std::vector<ValueSpec>{x[0]};
   }
   void fields(auto&& f) { f("width", width), f("eps", eps), f("offset", offset); }

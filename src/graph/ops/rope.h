@@ -20,7 +20,8 @@ struct Rope {
     return std::vector<ValueSpec>{x[0]};
   }
   void fields(auto&& f) {
-    f("heads", heads), f("head_dim", head_dim), f("rotary_dim", rotary_dim), f("table", table), f("interleaved", interleaved);
+    f("heads", heads), f("head_dim", head_dim), f("rotary_dim", rotary_dim), f("table", table),
+        f("interleaved", interleaved);
   }
   bool operator==(const Rope&) const = default;
 };

@@ -17,7 +17,8 @@ struct RopeKvWrite {
   int32_t layer = 0;
 
   ShapeResult shapes(std::span<const ValueSpec> x) const {
-    if (x.size() != 1 || x[0].width != (heads + 2 * kv_heads) * head_dim) return shape_error("rope_kv_write takes one merged qkv");
+    if (x.size() != 1 || x[0].width != (heads + 2 * kv_heads) * head_dim)
+      return shape_error("rope_kv_write takes one merged qkv");
     return std::vector<ValueSpec>{{Rows::tokens, heads * head_dim}};
   }
   void fields(auto&& f) {

@@ -10,7 +10,8 @@ struct SelectRows {
   int64_t width = 0;
 
   ShapeResult shapes(std::span<const ValueSpec> x) const {
-    if (x.size() != 1 || x[0].rows != Rows::tokens || x[0].width != width) return shape_error("select_rows takes rows of tokens");
+    if (x.size() != 1 || x[0].rows != Rows::tokens || x[0].width != width)
+      return shape_error("select_rows takes rows of tokens");
     return std::vector<ValueSpec>{{Rows::outputs, width}};
   }
   void fields(auto&& f) { f("width", width); }

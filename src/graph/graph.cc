@@ -1,0 +1,124 @@
+#include "graph/graph.h"
+
+#include <fmt/format.h>
+
+#include <set>
+
+#include "base/check.h"
+
+namespace pinion {
+namespace {
+
+ShapeResult output_shapes(const Op& op, std::span<const ValueSpec> in) {
+  return std::visit([&](const auto& o) { return o.shapes(in); }, op);
+}
+
+// The weights an op wants, in its documented order.
+struct Want {
+  std::string_view role;
+  int64_t rows, cols;
+};
+
+std::vector<Want> wanted_weights(const Op& op) {
+  std::vector<Want> want;
+  if (auto* e = std::get_if<Embed>(&op)) want = {{"weight", e->vocab, e->width}};
+  if (auto* l = std::get_if<Linear>(&op)) {
+    want = {{"weight", l->out, l->in}};
+    if (l->bias) want.push_back({"bias", 1, l->out});
+  }
+  if (auto* n = std::get_if<RmsNorm>(&op)) want = {{"weight", 1, n->width}};
+  if (auto* n = std::get_if<AddRmsNorm>(&op)) want = {{"weight", 1, n->width}};
+  if (auto* r = std::get_if<RopeKvWrite>(&op); r && r->qk_norm)
+    want = {{"q_norm", 1, r->head_dim}, {"k_norm", 1, r->head_dim}};
+  return want;
+}
+
+Status check_weights(const Node& n) {
+  auto bad = [&](std::string what) { return fail(Errc::corrupt, what, n.scope); };
+  const auto want = wanted_weights(n.op);
+  if (want.size() != n.weights.size())
+    return bad(fmt::format("{} takes {} weights, has {}", op_name(n.op), want.size(), n.weights.size()));
+  for (size_t i = 0; i < want.size(); ++i) {
+    const WeightUse& w = n.weights[i];
+    if (w.role != want[i].role || w.rows != want[i].rows || w.cols != want[i].cols) {
+      return bad(fmt::format("weight {} is {} [{}, {}], not {} [{}, {}]", i, w.role, w.rows, w.cols, want[i].role,
+                             want[i].rows, want[i].cols));
+    }
+    int64_t rows = 0;
+    for (const WeightPart& p : w.parts) {
+      if (p.rows <= 0 || p.name.empty()) return bad("a weight part is empty");
+      rows += p.rows;
+    }
+    const int64_t total = w.rows == 1 ? w.cols : w.rows;  // a vector's parts stack along its columns
+    if (rows != total) return bad(fmt::format("the parts of {} have {} rows, not {}", w.role, rows, total));
+    if (w.interleave && (w.parts.size() != 2 || w.parts[0].rows != w.parts[1].rows))
+      return bad("interleaving takes two parts of one height");
+  }
+  return {};
+}
+
+}  // namespace
+
+Value Graph::new_value(ValueSpec spec) {
+  values_.push_back(spec);
+  return {static_cast<int32_t>(values_.size()) - 1};
+}
+
+std::vector<Value> Graph::add(Op op, std::vector<Value> in, std::string scope, std::vector<WeightUse> weights) {
+  std::vector<ValueSpec> specs;
+  for (Value v : in) {
+    check(v.id >= 0 && v.id < value_count(), "an input is no value of this graph");
+    specs.push_back(spec(v));
+  }
+  auto shapes = output_shapes(op, specs);
+  check(shapes.ok(), shapes.ok() ? "" : scope + ": " + shapes.error().message);
+  Node node{std::move(op), std::move(in), {}, std::move(scope), std::move(weights)};
+  for (const ValueSpec& s : *shapes) node.out.push_back(new_value(s));
+  nodes_.push_back(node);
+  return node.out;
+}
+
+Status verify(const Graph& g) {
+  std::vector<bool> defined(g.value_count(), false);
+  for (const Node& n : g.nodes()) {
+    auto bad = [&](std::string what) { return fail(Errc::corrupt, "the graph is broken: " + what, n.scope); };
+    std::vector<ValueSpec> specs;
+    for (Value v : n.in) {
+      if (v.id < 0 || v.id >= g.value_count() || !defined[v.id])
+        return bad(fmt::format("value {} is used before it is defined", v.id));
+      specs.push_back(g.spec(v));
+    }
+    auto shapes = output_shapes(n.op, specs);
+    if (!shapes) return bad(shapes.error().message);
+    if (shapes->size() != n.out.size()) return bad("wrong number of outputs");
+    for (size_t i = 0; i < n.out.size(); ++i) {
+      const Value v = n.out[i];
+      if (v.id < 0 || v.id >= g.value_count() || defined[v.id])
+        return bad(fmt::format("value {} is defined twice or unknown", v.id));
+      if (g.spec(v) != (*shapes)[i]) return bad(fmt::format("value {} has another shape than its op gives", v.id));
+      if (g.spec(v).width <= 0 || g.spec(v).width > (int64_t{1} << 30)) return bad("a width is out of range");
+      defined[v.id] = true;
+    }
+    PINION_OK(check_weights(n));
+    auto layer_ok = [&](int32_t layer, int64_t kv_heads, int64_t head_dim) {
+      return layer >= 0 && layer < std::ssize(g.kv_layers) && g.kv_layers[layer].kv_heads == kv_heads &&
+             g.kv_layers[layer].head_dim == head_dim;
+    };
+    auto rope_ok = [&](int32_t table, int64_t rotary) {
+      return table >= 0 && table < std::ssize(g.ropes) && g.ropes[table].rotary_dim == rotary;
+    };
+    if (auto* a = std::get_if<Attention>(&n.op); a && !layer_ok(a->layer, a->kv_heads, a->head_dim))
+      return bad("unknown KV layer");
+    if (auto* r = std::get_if<RopeKvWrite>(&n.op);
+        r && (!layer_ok(r->layer, r->kv_heads, r->head_dim) || !rope_ok(r->table, r->rotary_dim)))
+      return bad("unknown KV layer or rope table");
+    if (auto* r = std::get_if<Rope>(&n.op); r && !rope_ok(r->table, r->rotary_dim)) return bad("unknown rope table");
+  }
+  if (g.logits.id < 0 || g.logits.id >= g.value_count() || !defined[g.logits.id] ||
+      g.spec(g.logits) != ValueSpec{Rows::outputs, g.vocab_size}) {
+    return fail(Errc::corrupt, "the graph is broken: it defines no logits");
+  }
+  return {};
+}
+
+}  // namespace pinion

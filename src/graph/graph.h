@@ -1,0 +1,81 @@
+// Graph: the model as a list of nodes in execution order over values [rows, width]; weights are named, never held.
+// Every value has a scope name, so that errors, diffs and traces read "model.layers.3.self_attn".
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+#include "graph/ops/ops.h"
+#include "graph/rope_spec.h"
+
+namespace pinion {
+
+struct Value {
+  int32_t id = -1;
+  bool operator==(const Value&) const = default;
+};
+
+// One tensor of the checkpoint that a packed weight is made of.
+struct WeightPart {
+  std::string name;  // "model.layers.3.self_attn.q_proj.weight"
+  int64_t rows = 0;
+  bool operator==(const WeightPart&) const = default;
+};
+
+// A weight as a node uses it: parts stacked by rows, or two parts of equal height interleaved row by row.
+struct WeightUse {
+  std::string role;  // "weight", "bias", "q_norm", "k_norm": the op's documented order
+  int64_t rows = 1, cols = 0;
+  std::vector<WeightPart> parts;
+  bool interleave = false;
+  bool operator==(const WeightUse&) const = default;
+};
+
+struct Node {
+  Op op;
+  std::vector<Value> in, out;
+  std::string scope;
+  std::vector<WeightUse> weights;
+};
+
+struct KvLayer {  // what one attention layer caches
+  int64_t kv_heads = 0, head_dim = 0;
+  int32_t window = 0;  // 0: everything
+  bool operator==(const KvLayer&) const = default;
+};
+
+class Graph {
+ public:
+  // Appends a node; checks its inputs and shapes (a wrong one is a bug of the caller). Returns its outputs.
+  std::vector<Value> add(Op op, std::vector<Value> in, std::string scope, std::vector<WeightUse> weights = {});
+  const std::vector<Node>& nodes() const { return nodes_; }
+  const ValueSpec& spec(Value v) const { return values_[v.id]; }
+  int32_t value_count() const { return static_cast<int32_t>(values_.size()); }
+
+  std::vector<KvLayer> kv_layers;  // by Attention::layer
+  std::vector<RopeSpec> ropes;     // by Rope::table
+  Value logits;                    // the result, [outputs, vocab]
+  int64_t vocab_size = 0, context_length = 0;
+
+  // What passes need: the nodes are replaced as a whole, values keep their ids.
+  void replace_nodes(std::vector<Node> nodes) { nodes_ = std::move(nodes); }
+  Value new_value(ValueSpec spec);
+
+ private:
+  std::vector<Node> nodes_;
+  std::vector<ValueSpec> values_;
+};
+
+// Every value is defined once and before its uses, shapes follow the ops' rules, weights match their ops, layers and
+// rope tables exist. Run after every pass and after reading an engine.
+Status verify(const Graph& graph);
+
+std::string to_text(const Graph& graph);  // one node per line
+std::string to_text(const Op& op);        // "linear(in=64, out=128, …)"
+Json to_json(const Graph& graph);
+Result<Graph> graph_from_json(const Json& json, std::string_view where);  // verified
+
+}  // namespace pinion

@@ -1,0 +1,85 @@
+#include "graph/graph.h"
+
+#include <gtest/gtest.h>
+
+#include "graph/builder.h"
+
+namespace pinion {
+namespace {
+
+RopeSpec spec(RopeType type, int dim, double theta, double factor, int64_t original, int64_t max) {
+  RopeSpec s;
+  s.type = type, s.rotary_dim = dim, s.theta = theta, s.factor = factor, s.original_max_position = original,
+  s.max_position = max;
+  return s;
+}
+
+// Expected values: the formulas in double precision, as published with each scaling.
+TEST(RopeSpec, FrequenciesOfEveryScaling) {
+  auto near = [](double a, double b) { EXPECT_NEAR(a / b, 1, 1e-5); };
+  auto plain = rope_frequencies(spec(RopeType::plain, 128, 500000, 1, 0, 8192), 1);
+  near(plain.inverse[1], 0.814617234), near(plain.inverse[63], 2.45514079e-06);
+  auto l31 = spec(RopeType::llama3, 128, 500000, 8, 8192, 131072);
+  near(rope_frequencies(l31, 1).inverse[29], 0.00216657076), near(rope_frequencies(l31, 1).inverse[35], 9.55621235e-05);
+  auto yarn = spec(RopeType::yarn, 128, 1e6, 4, 32768, 131072);
+  near(rope_frequencies(yarn, 1).inverse[24], 0.00537532149),
+      near(rope_frequencies(yarn, 1).attention_factor, 1.13862944);
+  yarn = spec(RopeType::yarn, 64, 150000, 32, 4096, 131072);
+  yarn.truncate = false;
+  near(rope_frequencies(yarn, 1).inverse[12], 0.00679495949),
+      near(rope_frequencies(yarn, 1).attention_factor, 1.34657359);
+  auto dynamic = spec(RopeType::dynamic, 128, 10000, 2, 0, 4096);
+  near(rope_frequencies(dynamic, 4096).inverse[1], std::pow(10000.0, -2.0 / 128));
+  near(rope_frequencies(dynamic, 8192).inverse[1], std::pow(30527.7367, -2.0 / 128));
+  EXPECT_EQ(rope_variant(dynamic, 100), rope_variant(dynamic, 4096));
+  EXPECT_NE(rope_variant(dynamic, 5000), rope_variant(dynamic, 5001));
+}
+
+Graph small() {
+  Graph g;
+  g.vocab_size = 32, g.context_length = 64;
+  g.kv_layers = {{1, 8, 0}};
+  g.ropes = {spec(RopeType::plain, 8, 10000, 1, 0, 64)};
+  Builder b(g);
+  const Scope w("model");
+  Value x = b.embed(w / "embed_tokens", 32, 16);
+  Value q = b.linear(x, w / "q", 16), k = b.linear(x, w / "k", 8), v = b.linear(x, w / "v", 8);
+  q = b.rope(q, w / "q", Rope{2, 8, 8, 0}), k = b.rope(k, w / "k", Rope{1, 8, 8, 0});
+  x = b.add(x, b.attention(q, k, v, w / "attn", Attention{2, 1, 8, 0.35f, 0, 0}), w);
+  g.logits = b.linear(b.select_rows(x, w), Scope("lm_head"), 32);
+  return g;
+}
+
+TEST(Graph, VerifiesAndSurvivesJson) {
+  const Graph g = small();
+  ASSERT_TRUE(verify(g).ok());
+  auto back = graph_from_json(to_json(g), "test");
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(to_text(*back), to_text(g));
+}
+
+TEST(Graph, BrokenGraphsAreErrors) {
+  const Json good = to_json(small());
+  auto refused = [](Json j) { return !graph_from_json(j, "test").ok(); };
+  Json j = good;
+  j["nodes"][1]["in"] = {99};
+  EXPECT_TRUE(refused(j));
+  j = good, j["nodes"][0]["op"] = "nothing";
+  EXPECT_TRUE(refused(j));
+  j = good, j["nodes"][1]["weights"][0]["rows"] = 17;
+  EXPECT_TRUE(refused(j));
+  j = good, j["logits"] = 0;
+  EXPECT_TRUE(refused(j));
+  j = good, j["kv_layers"] = Json::array();
+  EXPECT_TRUE(refused(j));
+  j = good, j.erase("values");
+  EXPECT_TRUE(refused(j));
+  std::vector<Node> nodes = small().nodes();
+  std::swap(nodes[0], nodes[1]);
+  Graph g = small();
+  g.replace_nodes(nodes);
+  EXPECT_FALSE(verify(g).ok());
+}
+
+}  // namespace
+}  // namespace pinion
