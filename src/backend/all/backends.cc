@@ -1,0 +1,19 @@
+#include "backend/all/backends.h"
+
+#include "backend/reference/reference_backend.h"
+
+namespace pinion {
+
+std::span<const Backend* const> backends() {
+  static const Backend* const list[] = {&reference_backend()};
+  return list;
+}
+
+const Backend* find_backend(std::string_view name) {
+  for (const Backend* backend : backends()) {
+    if (backend->name() == name) return backend;
+  }
+  return nullptr;
+}
+
+}  // namespace pinion

@@ -1,0 +1,19 @@
+// y[t] = weight[token_ids[t]] * scale.
+#include "backend/reference/kernel_list.h"
+#include "tensor/convert.h"
+
+namespace pinion::reference {
+
+void embed(const LaunchArgs& args, Stream&) {
+  const auto& op = std::get<Embed>(*args.op);
+  const WeightView& w = args.weights[0];
+  float* y = args.out[0].as<float>();
+  for (int64_t t = 0; t < args.batch->tokens; ++t) {
+    const int64_t id = args.batch->token_ids[t];
+    check(id >= 0 && id < op.vocab, "a token id lies outside the vocabulary");
+    for (int64_t i = 0; i < op.width; ++i)
+      y[t * op.width + i] = load_f32(w.data, w.dtype, id * op.width + i) * op.scale;
+  }
+}
+
+}  // namespace pinion::reference

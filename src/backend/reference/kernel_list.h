@@ -1,0 +1,35 @@
+// The oracle: one scalar kernel per op, written to be read. Sums run in double, so that what a fast kernel differs by
+// is the fast kernel's own error. Activations are f32; weights and KV are f32, bf16 or f16.
+#pragma once
+
+#include <span>
+
+#include "backend/backend.h"
+
+namespace pinion {
+
+std::span<const Kernel> reference_kernels(OpKind kind);
+
+namespace reference {
+
+void add(const LaunchArgs& args, Stream& stream);
+void add_rms_norm(const LaunchArgs& args, Stream& stream);
+void attention(const LaunchArgs& args, Stream& stream);
+void embed(const LaunchArgs& args, Stream& stream);
+void gated_act(const LaunchArgs& args, Stream& stream);
+void linear(const LaunchArgs& args, Stream& stream);
+void rms_norm(const LaunchArgs& args, Stream& stream);
+void rope(const LaunchArgs& args, Stream& stream);
+void rope_kv_write(const LaunchArgs& args, Stream& stream);
+void select_rows(const LaunchArgs& args, Stream& stream);
+
+// What several ops share: one norm, one head's rotation, one row written to the cache, where a token's K lies.
+void norm_row(const float* x, const WeightView& weight, float eps, float offset, float* y);
+void rotate_head(const float* x, const RopeTable& table, int64_t row, int64_t head_dim, int64_t rotary_dim,
+                 bool interleaved, float* y);
+std::byte* kv_block(const KvView& kv, int64_t seq, int64_t position);  // null: freed behind the window
+void write_kv(const KvView& kv, const BatchView& batch, int64_t kv_heads, int64_t head_dim, const float* k,
+              int64_t k_stride, const float* v, int64_t v_stride);
+
+}  // namespace reference
+}  // namespace pinion
