@@ -13,6 +13,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
+#include "checkpoint/dummy.h"  // fill_dummy, for is_dummy()
 #include "checkpoint/safetensors.h"
 #include "tensor/tensor.h"
 
