@@ -62,7 +62,8 @@ inline uint32_t to_f16(float v) {  // finite and below 65504; without branches, 
   const uint32_t normal = (a - 0x38000000u + 0xfffu + ((a >> 13) & 1)) >> 13;
   // Adding 0.5 moves the unit of a subnormal, 2^-24, to the last bit of the f32 mantissa, rounded as it should be.
   const uint32_t small = std::bit_cast<uint32_t>(std::bit_cast<float>(a) + 0.5f) - 0x3f000000u;
-  return sign | (a < 0x38800000u ? small : normal);
+  const uint32_t subnormal = 0u - static_cast<uint32_t>(a < 0x38800000u);  // a mask: a branch would not vectorise
+  return sign | (small & subnormal) | (normal & ~subnormal);
 }
 
 template <uint32_t (*kConvert)(float)>
