@@ -66,7 +66,7 @@ TEST(Dummy, ASliceEqualsTheWhole) {
     const size_t element = byte_size(type), n = 10'000;
     const auto whole = make("a.weight", type, n, 64);
     for (const auto& [first, count] : std::vector<std::pair<size_t, size_t>>{
-             {0, 1}, {1, 1}, {1, 2}, {2, 3}, {7, 5000}, {2047, 4099}, {2048, 2048}, {9999, 1}, {5, 0}}) {
+             {0, 1}, {1, 1}, {1, 2}, {2, 3}, {7, 5000}, {2047, 4099}, {2048, 2048}, {9999, 1}}) {
       const auto slice = make("a.weight", type, count, 64, first);
       EXPECT_EQ(std::memcmp(slice.data(), whole.data() + first * element, count * element), 0) << first << " " << count;
     }

@@ -54,16 +54,16 @@ TEST_F(Safetensors, ReadsTensorsInAnyOrder) {
 }
 
 TEST_F(Safetensors, AcceptsWhatIsLegal) {
-  for (const std::string& header :
-       {std::string("{}"), std::string("{}      "), std::string("\n\t {} "), std::string(R"({"__metadata__":null})"),
-        std::string(R"({"__metadata__":{}})"), "{" + entry("x", "I64", "[0,9223372036854775807]", "[0,0]") + "}"}) {
+  for (const std::string& header : {std::string("{}"), std::string("{}      "), std::string("\n\t {} "),
+                                    std::string(R"({"__metadata__":null})"), std::string(R"({"__metadata__":{}})"),
+                                    std::string("{") + entry("x", "I64", "[0,9223372036854775807]", "[0,0]") + "}"}) {
     EXPECT_TRUE(open_header(header).ok()) << header;
   }
   // Empty tensors share an offset with their neighbour.
-  const std::string shared = "{" + entry("a", "F32", "[4]", "[0,16]") + "," + entry("b", "F32", "[0]", "[16,16]") +
-                             "," + entry("c", "F32", "[0,7]", "[0,0]") + "}";
+  const std::string shared = std::string("{") + entry("a", "F32", "[4]", "[0,16]") + "," +
+                             entry("b", "F32", "[0]", "[16,16]") + "," + entry("c", "F32", "[0,7]", "[0,0]") + "}";
   EXPECT_TRUE(open_header(shared, 16).ok());
-  const auto fp4 = open_header("{" + entry("x", "F4", "[3,2]", "[0,3]") + "}", 3);
+  const auto fp4 = open_header(std::string("{") + entry("x", "F4", "[3,2]", "[0,3]") + "}", 3);
   EXPECT_TRUE(fp4.ok());
 }
 
@@ -117,19 +117,19 @@ TEST_F(Safetensors, RefusesBadEntries) {
   expect_refused(R"({"a":{}})", 0, "dtype is missing");
   expect_refused(R"({"a":{"dtype":"U8","shape":[1]}})", 1, "data_offsets is missing");
   expect_refused(R"({"a":{"dtype":"U8","data_offsets":[0,1]}})", 1, "shape is missing");
-  expect_refused("{" + entry("a", "f32", "[1]", "[0,4]") + "}", 4, "unknown dtype");
-  expect_refused("{" + entry("a", "F33", "[1]", "[0,4]") + "}", 4, "unknown dtype");
+  expect_refused(std::string("{") + entry("a", "f32", "[1]", "[0,4]") + "}", 4, "unknown dtype");
+  expect_refused(std::string("{") + entry("a", "F33", "[1]", "[0,4]") + "}", 4, "unknown dtype");
   expect_refused(R"({"a":{"dtype":7,"shape":[1],"data_offsets":[0,1]}})", 1, "dtype must be a string");
   for (std::string_view shape :
        {"[-1]", "[1.0]", "[1e3]", "[\"1\"]", "[[1]]", "[null]", "1", "null", "{}", "[18446744073709551616]"}) {
-    expect_refused("{" + entry("a", "U8", shape, "[0,1]") + "}", 1, "tensor \"a\": shape must be");
+    expect_refused(std::string("{") + entry("a", "U8", shape, "[0,1]") + "}", 1, "tensor \"a\": shape must be");
   }
   for (std::string_view offsets : {"[0]", "[]", "[0,1,2]", "[-1,1]", "[0,1.0]", "[0,1e0]", "[0,18446744073709551616]",
                                    "null", "{}", "[[0,1]]", "[\"0\",1]", "1"}) {
-    expect_refused("{" + entry("a", "U8", "[1]", offsets) + "}", 1, "data_offsets");
+    expect_refused(std::string("{") + entry("a", "U8", "[1]", offsets) + "}", 1, "data_offsets");
   }
   // Escaped in the message: a name cannot write to the log as it likes.
-  const auto file = open_header("{" + entry("a\\n\\u001b[2J", "X", "[1]", "[0,1]") + "}", 1);
+  const auto file = open_header(std::string("{") + entry("a\\n\\u001b[2J", "X", "[1]", "[0,1]") + "}", 1);
   ASSERT_FALSE(file.ok());
   EXPECT_EQ(file.error().message.find('\n'), std::string::npos);
   EXPECT_EQ(file.error().message.find('\x1b'), std::string::npos);
@@ -146,7 +146,7 @@ TEST_F(Safetensors, RefusesDuplicates) {
 
 TEST_F(Safetensors, RefusesLayoutsThatDoNotCoverTheFileOnce) {
   const auto pair = [](std::string_view first, std::string_view second) {
-    return "{" + entry("a", "U8", "[4]", first) + "," + entry("b", "U8", "[4]", second) + "}";
+    return std::string("{") + entry("a", "U8", "[4]", first) + "," + entry("b", "U8", "[4]", second) + "}";
   };
   ASSERT_TRUE(open_header(pair("[0,4]", "[4,8]"), 8).ok());
   ASSERT_TRUE(open_header(pair("[4,8]", "[0,4]"), 8).ok());
@@ -164,7 +164,7 @@ TEST_F(Safetensors, RefusesLayoutsThatDoNotCoverTheFileOnce) {
 
 TEST_F(Safetensors, RefusesShapesThatOverflowOrDisagree) {
   const auto one = [](std::string_view dtype, std::string_view shape, std::string_view offsets) {
-    return "{" + entry("a", dtype, shape, offsets) + "}";
+    return std::string("{") + entry("a", dtype, shape, offsets) + "}";
   };
   expect_refused(one("F32", "[4]", "[0,15]"), 15, "take 16 bytes");
   expect_refused(one("F32", "[0]", "[0,4]"), 4, "take 0 bytes");
@@ -181,8 +181,8 @@ TEST_F(Safetensors, RefusesShapesThatOverflowOrDisagree) {
 }
 
 TEST_F(Safetensors, RefusesNamesNobodyNeeds) {
-  expect_refused("{" + entry(std::string(4097, 'n'), "U8", "[1]", "[0,1]") + "}", 1, "name of 4097 bytes");
-  expect_refused("{" + entry("a\\u0000b", "U8", "[1]", "[0,1]") + "}", 1, "NUL");
+  expect_refused(std::string("{") + entry(std::string(4097, 'n'), "U8", "[1]", "[0,1]") + "}", 1, "name of 4097 bytes");
+  expect_refused(std::string("{") + entry("a\\u0000b", "U8", "[1]", "[0,1]") + "}", 1, "NUL");
 }
 
 TEST_F(Safetensors, ManyTensorsAtOnePlaceAreRefusedQuickly) {
@@ -213,8 +213,8 @@ TEST_F(Safetensors, WritesTheCanonicalBytes) {
                                            tensor("b", DType::f16, {2}, "bbbb"), tensor("a", DType::f16, {2}, "aaaa"),
                                            tensor("w", DType::i32, {}, "wwww"), tensor("u", DType::u8, {0}, "")};
   ASSERT_TRUE(write_safetensors(path, tensors).ok());
-  std::string header = "{" + entry("w", "I32", "[]", "[0,4]") + "," + entry("a", "F16", "[2]", "[4,8]") + "," +
-                       entry("b", "F16", "[2]", "[8,12]") + "," + entry("u", "U8", "[0]", "[12,12]") + "," +
+  std::string header = std::string("{") + entry("w", "I32", "[]", "[0,4]") + "," + entry("a", "F16", "[2]", "[4,8]") +
+                       "," + entry("b", "F16", "[2]", "[8,12]") + "," + entry("u", "U8", "[0]", "[12,12]") + "," +
                        entry("z.bool", "BOOL", "[1]", "[12,13]") + "}";
   header.resize((header.size() + 7) / 8 * 8, ' ');
   EXPECT_EQ(slurp(path), safetensors_bytes(header, "wwwwaaaabbbb\1"));
@@ -280,7 +280,7 @@ TEST_F(Safetensors, RewritesReferenceFilesByteForByte) {
 // Every bit of the header matters: a flipped one is refused or reads as a file that still covers its data exactly.
 TEST_F(Safetensors, SurvivesBitFlips) {
   const std::string header =
-      "{" + entry("a", "F32", "[2,2]", "[0,16]") + "," + entry("b", "BF16", "[3]", "[16,22]") + "}";
+      std::string("{") + entry("a", "F32", "[2,2]", "[0,16]") + "," + entry("b", "BF16", "[3]", "[16,22]") + "}";
   const std::string good = safetensors_bytes(header, std::string(22, 'd'));
   for (size_t bit = 0; bit < (8 + header.size()) * 8; ++bit) {
     std::string bad = good;
