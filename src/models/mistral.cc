@@ -1,0 +1,25 @@
+// Mistral: the Llama block without biases; a sliding window on every layer when the config has one.
+#include "models/blocks.h"
+#include "models/llama.h"
+
+namespace pinion::mistral {
+
+static Value layer(Builder& b, const ModelConfig& c, const Scope& w, Value x, int64_t i) {
+  Value h = b.rms_norm(x, w / "input_layernorm", c.norm_eps);
+  x = b.add(x, attention_block(b, c, w / "self_attn", h, i), w / "self_attn");
+  h = b.rms_norm(x, w / "post_attention_layernorm", c.norm_eps);
+  return b.add(x, gated_mlp(b, c, w / "mlp", h), w / "mlp");
+}
+
+Result<ModelConfig> config(const ConfigReader& json, const ModelOverrides& overrides) {
+  PINION_TRY(auto c, read_decoder_config(json, {}, overrides));
+  c.mlp_bias = false;
+  PINION_OK(read_sliding_layers(json, c, [](const ConfigReader&, int64_t) { return true; }));
+  return c;
+}
+
+void build(Builder& b, const ModelConfig& c) {
+  decoder(b, c, layer);
+}
+
+}  // namespace pinion::mistral
