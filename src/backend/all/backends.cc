@@ -1,11 +1,12 @@
 #include "backend/all/backends.h"
 
+#include "backend/cpu/cpu_backend.h"
 #include "backend/reference/reference_backend.h"
 
 namespace pinion {
 
 std::span<const Backend* const> backends() {
-  static const Backend* const list[] = {&reference_backend()};
+  static const Backend* const list[] = {&cpu_backend(), &reference_backend()};
   return list;
 }
 

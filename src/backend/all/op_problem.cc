@@ -1,0 +1,235 @@
+// Fills a case with data and runs kernels on it.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <random>
+
+#include "backend/all/op_cases.h"
+#include "tensor/convert.h"
+
+namespace pinion {
+namespace {
+
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+// Widths of the inputs and outputs of an op.
+void widths(const OpCase& c, std::vector<int64_t>& in, std::vector<int64_t>& out) {
+  std::visit(
+      [&]<class T>(const T& op) {
+        if constexpr (std::is_same_v<T, Linear>) {
+          in = {op.in}, out = {op.output_width()};
+        } else if constexpr (std::is_same_v<T, Rope>) {
+          in = {op.heads * op.head_dim}, out = in;
+        } else if constexpr (std::is_same_v<T, Attention>) {
+          in = {op.heads * op.head_dim}, out = in;
+          if (c.inputs == 3) in.insert(in.end(), 2, op.kv_heads * op.head_dim);
+        } else if constexpr (std::is_same_v<T, RopeKvWrite>) {
+          in = {(op.heads + 2 * op.kv_heads) * op.head_dim}, out = {op.heads * op.head_dim};
+        } else {
+          in.assign(c.inputs, op.width), out = {op.width};
+          if constexpr (std::is_same_v<T, AddRmsNorm>) out.push_back(op.width);
+        }
+      },
+      c.op);
+}
+
+struct CacheShape {
+  int64_t kv_heads = 0, head_dim = 0, rotary = 0;
+  int32_t window = 0;
+};
+
+CacheShape cache_shape(const Op& op) {
+  if (const auto* a = std::get_if<Attention>(&op)) return {a->kv_heads, a->head_dim, 0, a->window};
+  if (const auto* r = std::get_if<RopeKvWrite>(&op)) return {r->kv_heads, r->head_dim, r->rotary_dim, 0};
+  if (const auto* r = std::get_if<Rope>(&op)) return {0, 0, r->rotary_dim, 0};
+  return {};
+}
+
+}  // namespace
+
+std::byte* OpProblem::aligned(Memory& memory) {
+  auto* p = memory.data();
+  return p + (64 - reinterpret_cast<uintptr_t>(p) % 64) % 64;
+}
+
+OpProblem::OpProblem(const OpCase& c, uint64_t seed) : case_(c) {
+  std::mt19937_64 random(seed);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  const auto fill = [&](Memory& memory, DType type, int64_t n, float scale) {
+    memory.resize(static_cast<size_t>(n) * bit_size(type) / 8 + 64);
+    std::byte* p = aligned(memory);
+    for (int64_t i = 0; i < n; ++i) store_f32(p, type, i, uniform(random) * scale);
+  };
+  for (const WeightSpec& w : c.weights) {
+    fill(weight_data_.emplace_back(), w.dtype, w.rows * w.cols,
+         w.rows > 1 ? 1.7f / std::sqrt(static_cast<float>(w.cols)) : 1);
+  }
+  widths(c, input_widths_, output_widths_);
+  const int64_t rows = c.rows();
+  for (int64_t w : input_widths_) fill(input_data_.emplace_back(), DType::f32, rows * w, 3);
+  for (int64_t w : output_widths_) output_data_.emplace_back(rows * w * sizeof(float) + 64);
+
+  starts_ = {0};
+  int64_t blocks = 0;
+  for (const CaseSequence& s : c.seqs) {
+    for (int32_t i = 0; i < s.tokens; ++i) positions_.push_back(s.context - s.tokens + i);
+    starts_.push_back(starts_.back() + s.tokens);
+    contexts_.push_back(s.context);
+    const int32_t n = (s.context + c.block_size - 1) / c.block_size;
+    blocks += n, max_blocks_ = std::max(max_blocks_, n);
+  }
+  const auto* embed = std::get_if<Embed>(&c.op);
+  for (int64_t i = 0; i < rows; ++i) {
+    ids_.push_back(embed != nullptr ? static_cast<int32_t>(random() % embed->vocab) : 0);
+    output_rows_.push_back(static_cast<int32_t>(random() % rows));
+  }
+
+  const CacheShape shape = cache_shape(c.op);
+  for (int64_t i = 0; i < rows * shape.rotary / 2; ++i) {
+    const float angle = uniform(random) * 3;
+    cos_.push_back(std::cos(angle)), sin_.push_back(std::sin(angle));
+  }
+  // A block: K of all heads, then V. One block more than needed stays NaN.
+  std::vector<int32_t> free(blocks + 1);
+  std::iota(free.begin(), free.end(), 0);
+  std::shuffle(free.begin(), free.end(), random);
+  const int64_t half = shape.kv_heads * c.block_size * shape.head_dim, element = bit_size(c.kv_dtype) / 8;
+  cache_.resize((blocks + 1) * 2 * half * element + 64);
+  for (int64_t i = 0; i < (blocks + 1) * 2 * half; ++i) store_f32(aligned(cache_), c.kv_dtype, i, kNan);
+  table_.assign(c.seqs.size() * max_blocks_, -1);
+  for (size_t s = 0; s < c.seqs.size(); ++s) {
+    const int64_t oldest = c.seqs[s].context - c.seqs[s].tokens;  // the position of the step's first row
+    const int64_t live = shape.window > 0 ? std::max<int64_t>(0, oldest - shape.window + 1) : 0;
+    for (int64_t j = 0; j < c.seqs[s].context; ++j) {
+      int32_t& block = table_[s * max_blocks_ + j / c.block_size];
+      if (j / c.block_size < live / c.block_size) continue;  // freed behind the window
+      if (block < 0) block = free.back(), free.pop_back();
+      if (j < live || (j >= oldest && c.inputs == 3)) continue;  // dead, or the kernel writes it
+      for (int64_t h = 0; h < 2 * shape.kv_heads; ++h) {
+        const int64_t at = block * 2 * half + (h * c.block_size + j % c.block_size) * shape.head_dim;
+        for (int64_t i = 0; i < shape.head_dim; ++i)
+          store_f32(aligned(cache_), c.kv_dtype, at + i, uniform(random) * 2);
+      }
+    }
+  }
+}
+
+void OpProblem::bind() {
+  const int64_t rows = case_.rows();
+  weights_.clear(), in_.clear(), out_.clear();
+  for (size_t i = 0; i < case_.weights.size(); ++i) weights_.push_back({case_.weights[i], aligned(weight_data_[i])});
+  for (size_t i = 0; i < input_widths_.size(); ++i) {
+    in_.push_back({aligned(input_data_[i]), DType::f32, {rows, input_widths_[i]}});
+  }
+  for (size_t i = 0; i < output_widths_.size(); ++i) {
+    out_.push_back({aligned(output_data_[i]), DType::f32, {rows, output_widths_[i]}});
+  }
+  const CacheShape shape = cache_shape(case_.op);
+  const int64_t half = shape.kv_heads * case_.block_size * shape.head_dim * bit_size(case_.kv_dtype) / 8;
+  ropes_ = {{cos_.data(), sin_.data()}};
+  kv_ = {{.base = aligned(cache_),
+          .block_stride = 2 * half,
+          .v_offset = half,
+          .block_size = case_.block_size,
+          .dtype = case_.kv_dtype,
+          .block_table = table_.data(),
+          .max_blocks = max_blocks_}};
+  batch_ = {.tokens = static_cast<int32_t>(rows),
+            .seqs = static_cast<int32_t>(case_.seqs.size()),
+            .outputs = static_cast<int32_t>(rows),
+            .token_ids = ids_.data(),
+            .positions = positions_.data(),
+            .seq_start = starts_.data(),
+            .context_len = contexts_.data(),
+            .output_rows = output_rows_.data(),
+            .rope = ropes_,
+            .kv = kv_};
+}
+
+LaunchArgs OpProblem::args(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device) {
+  bind();
+  const size_t bytes = kernel.workspace == nullptr ? 0 : kernel.workspace(case_.call(), tuning, device);
+  workspace_.assign(bytes + 64, std::byte{0xff});  // NaN
+  return {.op = &case_.op,
+          .in = in_,
+          .out = out_,
+          .weights = weights_,
+          .workspace = {aligned(workspace_), bytes},
+          .batch = &batch_,
+          .tuning = tuning};
+}
+
+OpProblem::Outcome OpProblem::run(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device,
+                                  Stream& stream) {
+  const Memory before = cache_;
+  const LaunchArgs launch = args(kernel, tuning, device);
+  for (size_t i = 0; i < out_.size(); ++i) std::fill_n(out_[i].as<float>(), out_[i].shape.elements(), kNan);
+  kernel.launch(launch, stream);
+  stream.synchronize();
+  Outcome outcome;
+  for (const TensorView& v : out_) outcome.out.emplace_back(v.as<float>(), v.as<float>() + v.shape.elements());
+  outcome.cache.assign(aligned(cache_), cache_.data() + cache_.size());
+  outcome.cache.resize(cache_.size() - 64);
+  std::copy(before.begin(), before.end(), cache_.begin());
+  return outcome;
+}
+
+double OpProblem::time(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device, Stream& stream,
+                       double min_seconds) {
+  const LaunchArgs launch = args(kernel, tuning, device);
+  double best = std::numeric_limits<double>::infinity(), total = 0;
+  for (int i = 0; i < 3 || (total < min_seconds && i < 100000); ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    kernel.launch(launch, stream);
+    stream.synchronize();
+    const double s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (i > 0) best = std::min(best, s);  // the first touches pages and fills caches
+    total += s;
+  }
+  return best;
+}
+
+OpProblem OpProblem::rows_of(int64_t seq, int64_t first, int64_t last) const {
+  OpProblem part = *this;
+  const int64_t at = starts_[seq] + first, n = last - first;
+  part.case_.seqs = {{static_cast<int32_t>(n), static_cast<int32_t>(positions_[at + n - 1] + 1)}};
+  for (size_t i = 0; i < input_data_.size(); ++i) {
+    const std::byte* from = aligned(const_cast<Memory&>(input_data_[i])) + at * input_widths_[i] * sizeof(float);
+    std::memcpy(aligned(part.input_data_[i]), from, n * input_widths_[i] * sizeof(float));
+  }
+  part.positions_.assign(positions_.begin() + at, positions_.begin() + at + n);
+  part.ids_.assign(ids_.begin() + at, ids_.begin() + at + n);
+  part.starts_ = {0, static_cast<int32_t>(n)};
+  part.contexts_ = {part.case_.seqs[0].context};
+  part.table_.assign(table_.begin() + seq * max_blocks_, table_.begin() + (seq + 1) * max_blocks_);
+  return part;
+}
+
+double OpProblem::bytes() const {
+  double total = 0;
+  for (const WeightSpec& w : case_.weights) total += static_cast<double>(w.bytes());
+  for (int64_t w : input_widths_) total += 4.0 * case_.rows() * w;
+  for (int64_t w : output_widths_) total += 4.0 * case_.rows() * w;
+  if (const auto* a = std::get_if<Attention>(&case_.op)) {
+    for (const auto& s : case_.seqs) {
+      const double keys = a->window > 0 ? std::min(s.context, a->window + s.tokens - 1) : s.context;
+      total += keys * 2.0 * a->kv_heads * a->head_dim * bit_size(case_.kv_dtype) / 8;
+    }
+  }
+  return total;
+}
+
+double OpProblem::flops() const {
+  if (const auto* l = std::get_if<Linear>(&case_.op)) return 2.0 * case_.rows() * l->in * l->out;
+  if (const auto* a = std::get_if<Attention>(&case_.op)) {
+    double scores = 0;
+    for (int32_t p : positions_) scores += a->window > 0 ? std::min(p + 1, a->window) : p + 1;
+    return 4.0 * scores * a->heads * a->head_dim;
+  }
+  return 0;
+}
+
+}  // namespace pinion

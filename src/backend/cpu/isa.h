@@ -1,0 +1,117 @@
+// The boundary between code compiled for the baseline and code compiled per ISA: plain structs in, one table of
+// function pointers per ISA. Everything behind the table runs on one thread over a range that the launch code hands
+// out, and calls no inline function shared with other translation units, which the linker might keep in its AVX-512
+// form.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "backend/backend.h"
+
+namespace pinion::cpu {
+
+struct FloatArray {  // dense f32, bf16 or f16; data null: absent
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+};
+
+// y = x W^T (+ bias), then the epilogue.
+struct LinearTask {
+  FloatArray weight, bias;
+  int64_t out = 0, k = 0;
+  const float* x = nullptr;  // [m, k]
+  int64_t m = 0;
+  float* y = nullptr;  // [m, gated ? out / 2 : out]
+  bool gated = false;
+};
+
+// How the blocked kernel walks: `panel` weight rows are converted to f32 for `k_block` columns, then used by `m_block`
+// rows of x. Multiples of 4, of 16, and any.
+struct LinearTile {
+  int64_t panel = 64, k_block = 1024, m_block = 128;
+  bool prefetch = false;  // fetch the next panel while this one is multiplied
+};
+
+struct AttentionTask {
+  const float* q = nullptr;  // [tokens, heads * head_dim]
+  float* y = nullptr;
+  const int32_t* positions = nullptr;
+  const KvView* kv = nullptr;
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  float scale = 1;
+  int64_t window = 0;
+};
+
+// The rows [first, last) of sequence `seq` and the query heads of one KV head.
+struct AttentionBlock {
+  int64_t seq = 0, kv_head = 0, first = 0, last = 0;
+};
+
+inline constexpr int64_t kAttentionSplit =
+    1024;  // keys per partial result; fixed, so that results do not depend on the batch
+inline constexpr int64_t kAttentionTile = 64;  // keys per softmax step
+inline constexpr int64_t kMaxLanes = 16;       // of any ISA
+inline constexpr int64_t kGemvRows = 8;        // rows of x that gemv takes
+inline constexpr int64_t kGemvPanel = 32;      // its ranges start at multiples of this
+
+struct RopeKvTask {
+  const RopeKvWrite* op = nullptr;
+  const float* qkv = nullptr;
+  float* q = nullptr;
+  FloatArray q_norm, k_norm;
+  const RopeTable* table = nullptr;
+  const KvView* kv = nullptr;
+  const int32_t* positions = nullptr;
+};
+
+struct IsaKernels {
+  std::string_view name;
+  int64_t lanes = 1;
+
+  void (*gemv)(const LinearTask&, bool prefetch, int64_t first, int64_t last);  // weight rows
+  void (*gemm)(const LinearTask&, const LinearTile&, int64_t first, int64_t last, int64_t m_first, int64_t m_last,
+               float* scratch);
+
+  // A block over all its keys; one split of a block into a partial (rows * (2 + head_dim) floats); partials into y.
+  void (*attention)(const AttentionTask&, const AttentionBlock&, float* scratch);
+  void (*attention_split)(const AttentionTask&, const AttentionBlock&, int64_t split, float* partial, float* scratch);
+  void (*attention_merge)(const AttentionTask&, const AttentionBlock&, int64_t splits, float* partials);
+  void (*write_kv)(const KvView&, int64_t seq, int64_t position, int64_t kv_heads, int64_t head_dim, const float* k,
+                   const float* v);
+  void (*rope_kv_write)(const RopeKvTask&, int64_t seq, int64_t token);
+  void (*rope)(const Rope&, const RopeTable&, const float* x, float* y, int64_t token);
+
+  void (*rms_norm)(const float* x, FloatArray weight, int64_t width, float eps, float offset, float* y);
+  void (*add)(const float* a, const float* b, float* y, int64_t n);
+  void (*gated_act)(Activation, const float* gate, const float* up, float* y, int64_t n);
+  void (*embed)(FloatArray weight, int64_t row, int64_t width, float scale, float* y);
+
+  // For measuring this machine: reads whole 1 KiB pieces as `streams` (1, 2, 4, 8) runs side by side; multiply-adds in
+  // registers, 2 * lanes * 12 * rounds operations. The result only keeps the work from being optimised away.
+  float (*read)(const std::byte* data, int64_t bytes, int64_t streams, bool prefetch);
+  float (*multiply_add)(int64_t rounds);
+};
+
+// Scratch that one thread needs, in floats.
+constexpr int64_t gemm_scratch(const LinearTile& tile) {
+  return tile.panel * tile.k_block + tile.m_block * tile.panel * (kMaxLanes + 1);
+}
+constexpr int64_t attention_partial(int64_t rows, int64_t head_dim) {
+  return rows * (2 + head_dim);
+}
+constexpr int64_t attention_scratch(int64_t rows, int64_t head_dim) {
+  return rows * (head_dim + kAttentionTile) + 2 * attention_partial(rows, head_dim);
+}
+
+std::span<const IsaKernels* const> available_isas();  // of this machine, the best first
+const IsaKernels* find_isa(std::string_view name);    // null: unknown, or this machine lacks it
+
+extern const IsaKernels kScalar;
+#if defined(__x86_64__)
+extern const IsaKernels kAvx2, kAvx512;
+#endif
+
+}  // namespace pinion::cpu

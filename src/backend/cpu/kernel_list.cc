@@ -1,0 +1,25 @@
+#include "backend/cpu/kernel_list.h"
+
+namespace pinion::cpu {
+
+std::span<const Kernel> kernels(OpKind kind) {
+  switch (kind) {
+    case OpKind::linear:
+      return linear_kernels();
+    case OpKind::attention:
+      return attention_kernels();
+    default:
+      return row_kernels(kind);
+  }
+}
+
+std::string why_not_floats(const Call& call) {
+  for (const WeightSpec& w : call.weights) {
+    if (!is_float(w.dtype)) return "reads float weights, not " + std::string(name(w.dtype));
+    if (w.layout != Layout::row_major) return "reads row_major weights, not " + std::string(name(w.layout));
+  }
+  if (!is_float(call.kv_dtype)) return "reads a float KV cache, not " + std::string(name(call.kv_dtype));
+  return {};
+}
+
+}  // namespace pinion::cpu
