@@ -2,6 +2,7 @@
 // A case is a description; make_problem fills it with random data from a seed, and launch_case runs one kernel on it.
 #pragma once
 
+#include <new>
 #include <string>
 #include <vector>
 
@@ -42,8 +43,10 @@ class OpProblem {
   };
   // Runs one kernel on a fresh copy of the cache. Workspace is filled with NaN first.
   Outcome run(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device, Stream& stream);
-  // The fastest of several runs of at least min_seconds together, in seconds.
-  double time(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device, Stream& stream, double min_seconds);
+  // The median of several runs, in seconds. The weight is read from one of several copies in turn, cold_bytes together,
+  // so that caches do not hold it: a layer's weights come from memory once a step.
+  double time(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device, Stream& stream, double min_seconds,
+              size_t cold_bytes);
 
   // The problem reduced to some of its rows [first, last) of one sequence: what a smaller batch would hold.
   OpProblem rows_of(int64_t seq, int64_t first, int64_t last) const;
@@ -52,12 +55,19 @@ class OpProblem {
   double flops() const;
 
  private:
-  using Memory = std::vector<std::byte>;
-  static std::byte* aligned(Memory& memory);
+  template <class T>
+  struct Allocator {  // 64-byte aligned, as devices give it
+    using value_type = T;
+    T* allocate(size_t n) { return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{64})); }
+    void deallocate(T* p, size_t) { ::operator delete (p, std::align_val_t{64}); }
+    bool operator==(const Allocator&) const { return true; }
+  };
+  using Memory = std::vector<std::byte, Allocator<std::byte>>;
   void bind();  // the views, after the data moved
   LaunchArgs args(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device);
 
   OpCase case_;
+  std::vector<Memory> cold_;  // copies of the first weight
   std::vector<Memory> weight_data_, input_data_, output_data_;
   std::vector<int64_t> input_widths_, output_widths_;
   Memory cache_, workspace_;
