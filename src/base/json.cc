@@ -72,6 +72,13 @@ Result<J> parse(std::string_view text, std::string_view where, JsonLimits limits
     return fail(Errc::corrupt, fmt::format("JSON of {} bytes is over the limit of {}", text.size(), limits.bytes),
                 where);
   }
+  // nlohmann takes a NUL for the end of input and skips a byte-order mark; neither is JSON (RFC 8259).
+  if (const size_t nul = text.find('\0'); nul != std::string_view::npos) {
+    return fail(Errc::corrupt, fmt::format("not valid JSON: a NUL at byte {}", nul), where,
+                "fix the file or fetch it again");
+  }
+  if (text.starts_with("\xef\xbb\xbf"))
+    return fail(Errc::corrupt, "not valid JSON: it begins with a byte-order mark", where, "save it without the mark");
   J root;
   LimitedBuilder<J> builder(root, limits.depth);
   if (!J::sax_parse(text.begin(), text.end(), &builder)) {

@@ -1,0 +1,75 @@
+// The compiler: checkpoint and graph in, engine out. The stages, each in its own file:
+//   passes/ fuse the graph → plan_memory → select_kernels (estimate, then time) → pack_weights → the engine file
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "backend/backend.h"
+#include "base/result.h"
+#include "checkpoint/checkpoint.h"
+#include "engine/engine.h"
+#include "models/families.h"
+
+namespace pinion {
+
+struct BuildOptions {
+  std::optional<DType> dtype;     // of the matrix weights; unset: the checkpoint's
+  std::optional<DType> kv_dtype;  // unset: like dtype
+  int32_t block_size = 64;        // tokens per KV block: 16, 32 or 64
+  bool deterministic = false;     // --deterministic: one linear kernel per weight for all batch sizes
+  bool time_kernels = true;       // false: by estimate alone
+  std::vector<std::string> disabled_passes;
+  ModelOverrides overrides;
+  std::filesystem::path tuning_cache;  // empty: none
+  std::string force_kernel;            // only kernels whose name contains this, where one accepts (tests, diff)
+};
+
+struct BuildReport {
+  struct Stage {
+    std::string name;
+    double seconds;
+  };
+  std::vector<Stage> stages;
+  std::string explanation;  // --explain: every kernel considered, with its reason, estimate and time
+  uint64_t weight_bytes = 0;
+  int32_t tuned = 0, from_cache = 0;  // problems timed now, and taken from the tuning cache
+};
+
+// Builds `checkpoint` for `device` into the directory `out` (replaced whole when it exists).
+Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& backend, Device& device,
+                                 const BuildOptions& options, const std::filesystem::path& out);
+
+// Re-selects kernels of an existing engine for another device or other options: writes a new engine with the same
+// graph and weights.
+Result<BuildReport> retarget(const Engine& engine, const Backend& backend, Device& device, const BuildOptions& options,
+                             const std::filesystem::path& out);
+
+struct Pass {
+  std::string_view name;
+  void (*run)(Graph&);
+};
+std::span<const Pass> passes();  // in order; each can be disabled by name
+// Runs the passes that are not disabled, verifying after each. An unknown name in `disabled` is refused.
+Status run_passes(Graph& graph, std::span<const std::string> disabled, std::vector<BuildReport::Stage>* stages);
+
+ArenaPlan plan_memory(const Graph& graph);
+
+// Chooses a kernel per node and bucket. Fails when a node has no kernel that accepts it, with every kernel's reason.
+Result<std::vector<Program>> select_kernels(const Graph& graph, std::span<const PackedWeight> weights,
+                                            std::span<const std::vector<int32_t>> node_weights, const Backend& backend,
+                                            Device& device, const BuildOptions& options, DType kv_dtype,
+                                            BuildReport& report);
+
+// Lists the distinct weights of the graph and which node uses which; the offsets are not known yet.
+void list_weights(const Graph& graph, DType dtype, std::vector<PackedWeight>& weights,
+                  std::vector<std::vector<int32_t>>& node_weights, std::vector<const WeightUse*>& uses);
+// One weight's bytes in `spec`: parts read, checked against their shapes, converted and stacked or interleaved.
+Status pack_weight(const Checkpoint& checkpoint, const WeightUse& use, const WeightSpec& spec,
+                   std::span<std::byte> out);
+
+}  // namespace pinion

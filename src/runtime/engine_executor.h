@@ -1,0 +1,83 @@
+// The Executor over an Engine on one device: loads the weights, resolves kernel names, takes all memory at once, and
+// runs steps. The hot loop is `for (step) kernel->launch(args, stream)`; binding a batch is filling a few index arrays.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+#include "backend/backend.h"
+#include "engine/engine.h"
+#include "runtime/executor.h"
+
+namespace pinion {
+
+// What a load will take, before it takes it: `pinion plan` and the check at start print the same numbers.
+struct MemoryPlan {
+  size_t weights = 0, kv = 0, arena = 0, workspace = 0;
+  size_t total() const { return weights + kv + arena + workspace; }
+};
+
+// The KvGroups of a graph: layers that cache alike; a block's bytes over all its layers.
+std::vector<KvGroupInfo> kv_groups(const Graph& graph, DType kv_dtype, int32_t block_size);
+// Blocks that `batch` sequences of `seq_len` tokens need, over all groups.
+int64_t blocks_needed(std::span<const KvGroupInfo> groups, int32_t block_size, int64_t batch, int64_t seq_len);
+MemoryPlan plan_load(const Engine& engine, const Backend& backend, const DeviceInfo& device,
+                     const ExecutorOptions& options);
+
+// Called after each node with its outputs (`pinion diff`): the scope, and the values as the device holds them.
+using NodeObserver = std::function<void(size_t node, std::span<const TensorView> outputs)>;
+
+class EngineExecutor : public Executor {
+ public:
+  // The device is borrowed; engine and backend outlive the executor. Zero limits take the model's and sane defaults.
+  static Result<std::unique_ptr<EngineExecutor>> create(const Engine& engine, const Backend& backend, Device& device,
+                                                        ExecutorOptions options);
+
+  int32_t vocab_size() const override { return static_cast<int32_t>(engine_.graph().vocab_size); }
+  int32_t context_length() const override { return static_cast<int32_t>(engine_.graph().context_length); }
+  int32_t block_size() const override { return engine_.manifest().block_size; }
+  std::span<const KvGroupInfo> kv_groups() const override { return groups_; }
+  const ExecutorOptions& options() const override { return options_; }
+  std::span<const int32_t> eos_token_ids() const override { return engine_.manifest().eos_token_ids; }
+  uint64_t rope_variant(int32_t prompt_length) const override;
+  std::span<const float> forward(const Batch& batch) override;
+  void copy_block(int32_t from, int32_t to) override;
+
+  const MemoryPlan& memory() const { return memory_; }
+  void observe(NodeObserver observer) { observer_ = std::move(observer); }
+
+ private:
+  EngineExecutor(const Engine& engine, const Backend& backend, Device& device);
+  Status load(ExecutorOptions options);
+  void bind(const Batch& batch);
+
+  const Engine& engine_;
+  const Backend& backend_;
+  Device& device_;
+  ExecutorOptions options_;
+  MemoryPlan memory_;
+  std::vector<KvGroupInfo> groups_;
+  std::vector<int32_t> group_of_layer_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Buffer> weights_, kv_, arena_, workspace_;
+  std::vector<std::vector<const Kernel*>> kernels_;    // by program, by node
+  std::vector<std::vector<WeightView>> node_weights_;  // by node
+  std::vector<std::byte*> slot_base_;
+  size_t page_bytes_ = 0;
+  NodeObserver observer_;
+
+  // The batch as kernels see it; sized once for the limits.
+  std::vector<int32_t> token_ids_, positions_, seq_start_, context_len_, output_rows_;
+  std::vector<std::vector<int32_t>> tables_;             // by group: [seqs, max_blocks]
+  std::vector<std::vector<float>> rope_cos_, rope_sin_;  // by rope: [tokens, rotary_dim / 2]
+  struct CachedRope {
+    uint64_t variant = ~uint64_t{0};
+    RopeFrequencies frequencies;
+  };
+  std::vector<CachedRope> rope_cache_;
+  std::vector<RopeTable> rope_tables_;
+  std::vector<KvView> kv_views_;
+  BatchView view_;
+};
+
+}  // namespace pinion
