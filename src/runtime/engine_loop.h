@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "runtime/output_text.h"
 #include "runtime/request.h"
 
 namespace pinion {
@@ -39,6 +40,8 @@ class EngineLoop {
  public:
   // The executor and the tokenizer (may be null: no text, stop strings are refused) are borrowed and outlive the loop.
   EngineLoop(Executor& executor, const Tokenizer* tokenizer, LoopOptions options);
+  // With another source of text than a tokenizer; an empty factory: no text.
+  EngineLoop(Executor& executor, TextDecoderFactory text, LoopOptions options);
   ~EngineLoop();  // cancels what is left
 
   // Checks the request against the limits (a request that can never fit is refused here) and queues it. Thread-safe.
@@ -47,7 +50,7 @@ class EngineLoop {
   void cancel(uint64_t ticket);  // thread-safe; blocks are freed within one step; the sink gets finish == cancelled
   void drain();                  // refuse new requests, return when the last one finished. Thread-safe.
   LoopStats stats() const;       // thread-safe
-  const LoopOptions& options() const;
+  const LoopOptions& options() const;  // with every limit as it is in force
   // Blocks are conserved, tables and reference counts agree: empty, or what is wrong. For tests, when idle.
   std::string integrity() const;
 

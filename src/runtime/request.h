@@ -27,6 +27,7 @@ struct SamplingParams {
   std::vector<int32_t> stop_token_ids;  // besides the model's own
   std::vector<std::string> stop;        // strings, searched in the output text
   bool include_stop = false;            // keep the stop string in the text
+  bool skip_special_tokens = true;      // leave special tokens out of the text
   int32_t logprobs = -1;                // -1: none; k: the chosen token's and the k best
   int32_t prompt_logprobs = -1;
 };

@@ -1,0 +1,136 @@
+// A deterministic model for tests: what it writes for a token depends on the token, its position, the rope variant and
+// everything visible before it, and its logits are a hash over all KV entries it can see, read through the block
+// tables. A wrong table, a stale or shared block or a wrong position gives other tokens.
+#pragma once
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "base/check.h"
+#include "runtime/executor.h"
+#include "runtime/sampler.h"
+
+namespace pinion {
+
+struct MockConfig {
+  int32_t vocab = 24, context = 512, block_size = 4;
+  std::vector<int32_t> windows = {0};
+  ExecutorOptions options{.num_blocks = 64, .max_batch_size = 8, .max_num_tokens = 32};
+  std::vector<int32_t> eos = {};
+  int32_t long_prompt = 40;  // prompts of this length and more use rope variant 1
+};
+
+class MockExecutor : public Executor {
+ public:
+  explicit MockExecutor(MockConfig config) : config_(std::move(config)) {
+    for (const int32_t window : config_.windows) groups_.push_back({.window = window, .layers = 1, .block_bytes = 64});
+    kv_.resize(static_cast<size_t>(config_.options.num_blocks) * config_.block_size);
+  }
+  int32_t vocab_size() const override { return config_.vocab; }
+  int32_t context_length() const override { return config_.context; }
+  int32_t block_size() const override { return config_.block_size; }
+  std::span<const KvGroupInfo> kv_groups() const override { return groups_; }
+  const ExecutorOptions& options() const override { return config_.options; }
+  std::span<const int32_t> eos_token_ids() const override { return config_.eos; }
+  uint64_t rope_variant(int32_t prompt_length) const override { return prompt_length >= config_.long_prompt; }
+  void copy_block(int32_t, int32_t) override { throw std::logic_error("not used"); }
+
+  // Called before each forward; may throw. Called on each row of logits with its sequence's first new token.
+  std::function<void(const Batch&)> before;
+  std::function<void(const BatchSeq&, std::span<float>)> change;
+
+  std::span<const float> forward(const Batch& batch) override {
+    if (before) before(batch);
+    check(batch.seqs.size() <= static_cast<size_t>(config_.options.max_batch_size), "batch too large");
+    size_t tokens = 0, rows = 0;
+    for (const BatchSeq& s : batch.seqs) tokens += s.tokens.size(), rows += s.outputs;
+    check(tokens <= static_cast<size_t>(config_.options.max_num_tokens), "too many tokens");
+    const int32_t most = config_.options.max_outputs;
+    check(rows <= static_cast<size_t>(most ? most : config_.options.max_batch_size), "too many rows");
+    logits_.clear();
+    for (const BatchSeq& s : batch.seqs) {
+      check(s.blocks.size() == groups_.size() && !s.tokens.empty(), "malformed sequence");
+      for (size_t i = 0; i < s.tokens.size(); ++i) {
+        const uint64_t seen = token(s, static_cast<int32_t>(i));
+        if (i + s.outputs < s.tokens.size()) continue;
+        const size_t at = logits_.size();
+        for (int32_t v = 0; v < config_.vocab; ++v)
+          logits_.push_back(static_cast<float>(6 * Sampler::uniform(seen, v) - 3));
+        if (change) change(s, std::span(logits_).subspan(at));
+      }
+    }
+    return logits_;
+  }
+
+ private:
+  static uint64_t mix(uint64_t a, uint64_t b) {
+    a = (a ^ b) * 0x9e3779b97f4a7c15u;
+    return a ^ (a >> 29);
+  }
+  uint64_t& slot(const BatchSeq& s, size_t group, int32_t position) {
+    const auto logical = static_cast<size_t>(position / config_.block_size);
+    check(logical < s.blocks[group].size(), "block table too short");
+    const int32_t block = s.blocks[group][logical];
+    check(block >= 0 && block < config_.options.num_blocks, "a visible block is missing");
+    return kv_[static_cast<size_t>(block) * config_.block_size + position % config_.block_size];
+  }
+  uint64_t token(const BatchSeq& s, int32_t i) {
+    const int32_t position = s.past + i;
+    uint64_t all = 1;
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const int32_t window = groups_[g].window;
+      uint64_t seen = 7;
+      for (int32_t j = window ? std::max(0, position - window + 1) : 0; j < position; ++j) seen = mix(seen, slot(s, g, j));
+      const uint64_t own = mix(mix(mix(seen, s.tokens[i]), position), mix(g, rope_variant(s.rope_length)));
+      slot(s, g, position) = own;
+      all = mix(all, mix(seen, own));
+    }
+    return all;
+  }
+
+  MockConfig config_;
+  std::vector<KvGroupInfo> groups_;
+  std::vector<uint64_t> kv_;
+  std::vector<float> logits_;
+};
+
+// The tokens that a request gives alone: one token per forward over private blocks, no scheduler and no pool.
+inline std::vector<int32_t> tokens_alone(MockConfig config, const Request& request) {
+  const int32_t end = static_cast<int32_t>(request.prompt.size()) + request.sampling.max_tokens;
+  const int32_t blocks = end / config.block_size + 1;
+  config.options.num_blocks = blocks * static_cast<int32_t>(config.windows.size());
+  MockExecutor model(config);
+  std::vector<std::vector<int32_t>> tables(config.windows.size());
+  int32_t next = 0;
+  for (auto& table : tables)
+    for (int32_t b = 0; b < blocks; ++b) table.push_back(next++);
+  Sampler sampler(config.vocab);
+  SamplerState state{.seed = request.sampling.seed.value_or(0), .ending = config.eos};
+  TokenHistory history;
+  for (const int32_t t : request.prompt) history.add_prompt(t);
+  std::vector<int32_t> tokens = request.prompt, output;
+  for (size_t at = 0; static_cast<int32_t>(output.size()) < request.sampling.max_tokens; ++at) {
+    Batch batch;
+    BatchSeq& s = batch.seqs.emplace_back();
+    s.tokens = std::span(tokens).subspan(at, 1);
+    s.past = static_cast<int32_t>(at);
+    s.rope_length = static_cast<int32_t>(request.prompt.size());
+    for (const auto& table : tables) s.blocks.emplace_back(table);
+    const auto logits = model.forward(batch);
+    if (at + 1 < tokens.size()) continue;
+    const auto sampled =
+        sampler.sample(logits, request.sampling, state, history, tokens, static_cast<int32_t>(output.size()));
+    check(sampled.ok(), "the mock's logits are finite");
+    tokens.push_back(sampled->token);
+    output.push_back(sampled->token);
+    history.add_output(sampled->token);
+    if (!request.sampling.ignore_eos && std::ranges::find(config.eos, sampled->token) != config.eos.end()) break;
+  }
+  return output;
+}
+
+}  // namespace pinion

@@ -1,0 +1,52 @@
+// Sequence: a request being worked on. Made by submit(), from then on touched by the engine thread alone.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "runtime/block_pool.h"
+#include "runtime/output_text.h"
+#include "runtime/request.h"
+#include "runtime/sampler.h"
+
+namespace pinion {
+
+using Clock = std::chrono::steady_clock;  // never the wall clock: it jumps
+
+struct Sequence {
+  uint64_t ticket = 0;  // order of submission
+  Request request;
+  OutputSink sink;
+
+  std::vector<int32_t> tokens;  // prompt and output
+  int32_t prompt_len = 0;
+  int32_t max_len = 0;   // tokens at which it ends
+  int32_t computed = 0;  // tokens whose KV is written
+  KvTable table;
+  PrefixRoot root;
+  int64_t rank = 0;          // larger runs first; see schedule_rank()
+  int32_t preemptions = 0;
+  bool admitted_before = false;
+  int32_t cached_tokens = 0;     // of the prompt, when first admitted
+  int32_t prompt_logprobs = -1;  // as requested; the prompt then needs every row of logits, so no prefix is reused
+  int32_t prompt_rows = 0;       // prompt positions whose logits were seen: recomputing does not ask again
+
+  TokenHistory history;
+  SamplerState sampler;
+  std::unique_ptr<OutputText> text;  // null without a tokenizer
+  std::vector<TokenLogprob> prompt_entries;
+
+  Clock::time_point submitted, admitted, first_token;
+
+  int32_t length() const { return static_cast<int32_t>(tokens.size()); }
+  int32_t output_tokens() const { return length() - prompt_len; }
+  bool decoding() const { return length() - computed == 1; }
+  // KV is never written for the last token that it may produce.
+  int32_t max_written() const { return std::max(max_len - 1, prompt_len); }
+  bool wants_prompt_rows() const { return prompt_logprobs >= 0 && prompt_rows < prompt_len - 1; }
+};
+
+}  // namespace pinion
