@@ -43,8 +43,8 @@ class OpProblem {
   };
   // Runs one kernel on a fresh copy of the cache. Workspace is filled with NaN first.
   Outcome run(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device, Stream& stream);
-  // The median of several runs, in seconds. The weight is read from one of several copies in turn, cold_bytes together,
-  // so that caches do not hold it: a layer's weights come from memory once a step.
+  // The fastest of several runs, in seconds (others may use the machine). The weight is read from one of several copies
+  // in turn, cold_bytes together, so that caches do not hold it: a layer's weights come from memory once a step.
   double time(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device, Stream& stream, double min_seconds,
               size_t cold_bytes);
 

@@ -85,27 +85,57 @@ inline void gemv(const LinearTask& task, bool prefetch, int64_t first, int64_t l
   });
 }
 
-// Weight rows [first, last), at most tile.panel of them, columns [k0, k1), to f32 rows that lie ld apart.
+// Weight rows [first, last), columns [k0, k1), to f32: four rows side by side, [row / 4][column / W][4][W], so that the
+// inner loop reads one stream. Columns past the end are zero, rows past the end repeat the last one.
 template <class E>
-inline void convert_panel(const LinearTask& task, int64_t first, int64_t last, int64_t k0, int64_t k1, float* out,
-                          int64_t ld) {
-  for (int64_t row = first; row < last; ++row) {
-    const auto* w = static_cast<const typename E::T*>(task.weight.data) + row * task.k + k0;
-    float* y = out + (row - first) * ld;
-    int64_t i = 0;
-    for (; i + kW <= k1 - k0; i += kW) F32::store(y + i, E::load(w + i));
-    if (const int n = static_cast<int>(k1 - k0 - i); n > 0) F32::store_partial(y + i, E::load_partial(w + i, n), n);
+inline void pack_panel(const LinearTask& task, int64_t first, int64_t last, int64_t k0, int64_t k1, float* out) {
+  for (int64_t row = first; row < last; row += 4) {
+    const typename E::T* w[4];
+    four_rows(static_cast<const typename E::T*>(task.weight.data), task.k, row, last, w);
+    int64_t k = k0;
+    for (; k + kW <= k1; k += kW, out += 4 * kW) {
+      PINION_UNROLL for (int r = 0; r < 4; ++r) F32::store(out + r * kW, E::load(w[r] + k));
+    }
+    if (const int n = static_cast<int>(k1 - k); n > 0) {
+      for (int r = 0; r < 4; ++r) F32::store(out + r * kW, E::load_partial(w[r] + k, n));
+      out += 4 * kW;
+    }
+  }
+}
+
+// dot_tile over four packed rows.
+template <int kT, int kLines>
+inline __attribute__((always_inline)) void dot_packed(const float* w, const float* x, int64_t ldx, int64_t k,
+                                                      const char* ahead, V (&s)[kT][4]) {
+  int64_t i = 0;
+  for (; i + kW <= k; i += kW, w += 4 * kW) {
+    const V v[4] = {F32::load(w), F32::load(w + kW), F32::load(w + 2 * kW), F32::load(w + 3 * kW)};
+    if constexpr (kLines > 0) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += 64;
+    }
+    PINION_UNROLL for (int t = 0; t < kT; ++t) {
+      const V xv = F32::load(x + t * ldx + i);
+      PINION_UNROLL for (int r = 0; r < 4; ++r) s[t][r] = fma(xv, v[r], s[t][r]);
+    }
+  }
+  if (const int n = static_cast<int>(k - i); n > 0) {
+    const V v[4] = {F32::load(w), F32::load(w + kW), F32::load(w + 2 * kW), F32::load(w + 3 * kW)};
+    PINION_UNROLL for (int t = 0; t < kT; ++t) {
+      const V xv = F32::load_partial(x + t * ldx + i, n);
+      PINION_UNROLL for (int r = 0; r < 4; ++r) s[t][r] = fma(xv, v[r], s[t][r]);
+    }
   }
 }
 
 template <int kT, int kLines>
-inline void gemm_tile(const float* const (&w)[4], const float* x, int64_t ldx, int64_t k, const char* ahead,
-                      float* carry, bool carry_in, bool carry_out, float* raw, int64_t ld_raw) {
+inline void gemm_tile(const float* w, const float* x, int64_t ldx, int64_t k, const char* ahead, float* carry,
+                      bool carry_in, bool carry_out, float* raw, int64_t ld_raw) {
   V sums[kT][4];
   PINION_UNROLL for (int t = 0; t < kT; ++t) {
     PINION_UNROLL for (int r = 0; r < 4; ++r) sums[t][r] = carry_in ? F32::load(carry + (t * 4 + r) * kW) : zero();
   }
-  dot_tile<F32, kT, kLines>(w, x, ldx, k, ahead, sums);
+  dot_packed<kT, kLines>(w, x, ldx, k, ahead, sums);
   if (carry_out) {
     PINION_UNROLL for (int t = 0; t < kT; ++t) {
       PINION_UNROLL for (int r = 0; r < 4; ++r) F32::store(carry + (t * 4 + r) * kW, sums[t][r]);
@@ -122,8 +152,8 @@ inline void gemm_tile(const float* const (&w)[4], const float* x, int64_t ldx, i
 inline void gemm(const LinearTask& task, const LinearTile& tile, int64_t first, int64_t last, int64_t m_first,
                  int64_t m_last, float* scratch) {
   const int64_t panel = tile.panel, rows = last - first, tokens = m_last - m_first;
-  float* wide = scratch;
-  float* raw = wide + panel * tile.k_block;
+  float* packed = scratch;
+  float* raw = packed + panel * tile.k_block;
   float* carry = raw + tile.m_block * panel;
   const int64_t tiles = (tokens + kTile - 1) / kTile;
   const int64_t row_bytes = task.k * (task.weight.dtype == DType::f32 ? 4 : 2);
@@ -133,23 +163,15 @@ inline void gemm(const LinearTask& task, const LinearTile& tile, int64_t first, 
 
   for (int64_t k0 = 0; k0 < task.k; k0 += tile.k_block) {
     const int64_t k1 = least(task.k, k0 + tile.k_block), width = k1 - k0;
-    const float* base = wide;
-    int64_t ld = tile.k_block;
-    if (task.weight.dtype == DType::f32) {
-      base = static_cast<const float*>(task.weight.data) + first * task.k + k0, ld = task.k;
-    } else if (task.weight.dtype == DType::bf16) {
-      convert_panel<Bf16>(task, first, last, k0, k1, wide, ld);
-    } else {
-      convert_panel<F16>(task, first, last, k0, k1, wide, ld);
-    }
+    const int64_t quad = (width + kW - 1) / kW * 4 * kW;  // floats of four packed rows
+    with_type(task.weight.dtype, [&]<class E>(E) { pack_panel<E>(task, first, last, k0, k1, packed); });
     int64_t m = 0;
     for (int64_t i = 0; i < tiles; ++i) {
       const int64_t size = (tokens - m + tiles - i - 1) / (tiles - i);
       with_tile(size, [&]<int kT>() {
         const float* x = task.x + (m_first + m) * task.k + k0;
         for (int64_t row = 0; row < rows; row += 4) {
-          const float* w[4];
-          four_rows(base, ld, row, rows, w);
+          const float* w = packed + row / 4 * quad;
           float* kept = carry + (m * panel + row * kT) * kW;
           float* sums = raw + m * panel + row;
           if (ahead < ahead_end) {
