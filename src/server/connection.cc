@@ -1,0 +1,431 @@
+#include "server/connection.h"
+
+#include <fmt/format.h>
+#include <poll.h>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http/parser.hpp>
+#include <boost/beast/http/read.hpp>
+#include <boost/beast/http/string_body.hpp>
+
+#include "base/log.h"
+#include "server/generation.h"
+
+namespace pinion {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+using boost::system::error_code;
+using std::chrono::milliseconds;
+
+constexpr auto use_tuple = asio::as_tuple(asio::use_awaitable);
+constexpr milliseconds gone_poll{50};  // how often a client that has pipelined more is asked whether it is still there
+constexpr milliseconds linger_time{2000};  // for a refused request's rest, so that the refusal is not lost to a reset
+
+double seconds_since(ServerMetrics::Clock::time_point start) {
+  return std::chrono::duration<double>(ServerMetrics::Clock::now() - start).count();
+}
+
+bool is_plain_id(std::string_view id) {
+  return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
+           c == '.';
+  });
+}
+
+struct Received {
+  HttpRequest request;
+  bool keep_alive = false;
+  bool http10 = false;
+  std::optional<ApiError> refusal;  // answered, then the connection is closed
+};
+
+class HttpConnection final : public Connection, public std::enable_shared_from_this<HttpConnection> {
+ public:
+  HttpConnection(asio::ip::tcp::socket socket, ServerState& state)
+      : state_(state),
+        stream_(std::move(socket)),
+        wake_(stream_.get_executor()),
+        buffer_(state.options.max_header_bytes + 8192) {
+    ++state_.connections;
+  }
+  ~HttpConnection() override { --state_.connections; }
+
+  void start() { asio::co_spawn(stream_.get_executor(), run(shared_from_this()), asio::detached); }
+  void close() override {
+    asio::post(stream_.get_executor(), [self = shared_from_this()] { self->abort(); });
+  }
+
+ private:
+  using Self = std::shared_ptr<HttpConnection>;
+
+  asio::awaitable<void> run(Self) {
+    error_code ignored;
+    stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
+    try {
+      while (!aborted_ && co_await serve_one()) {
+      }
+    } catch (const std::exception& e) {
+      spdlog::error("connection ended by an internal error: {}", e.what());
+    }
+    if (generation_) generation_->stop();
+    stream_.socket().shutdown(asio::socket_base::shutdown_both, ignored);
+    stream_.socket().close(ignored);
+  }
+
+  // Reads and answers one request. False: the connection ends here.
+  asio::awaitable<bool> serve_one() {
+    Received received;
+    if (!co_await receive(received)) co_return false;
+    ++state_.in_flight;
+    struct Leave {
+      std::atomic<size_t>& count;
+      ~Leave() { --count; }
+    } leave{state_.in_flight};
+    HttpRequest& request = received.request;
+    if (!is_plain_id(request.request_id)) request.request_id = random_id();
+    request_id_ = request.request_id;
+    if (received.refusal) {
+      state_.metrics.http_request("refused", received.refusal->status);
+      co_await write(encode_response(error_response(*received.refusal), state_, false, false, request_id_));
+      co_await linger();
+      co_return false;
+    }
+    const auto arrival = ServerMetrics::Clock::now();
+    Reply reply = handle_safely(request);
+    const bool head_only = request.method == "HEAD";
+    request.body = std::string();  // a large prompt is not kept for as long as its answer takes
+    int status = 0;
+    bool keep = received.keep_alive && !state_.draining;
+    if (auto* response = std::get_if<HttpResponse>(&reply.content)) {
+      status = response->status;
+      keep &= co_await write(encode_response(*response, state_, keep, head_only, request_id_));
+    } else {
+      status = co_await generate(std::get<GenerationReply>(std::move(reply.content)), keep, received.http10, arrival);
+    }
+    state_.metrics.http_request(reply.route, status);
+    spdlog::debug("{} {} {} {:.1f} ms", request_id_, reply.route, status, seconds_since(arrival) * 1e3);
+    co_return keep && !aborted_;
+  }
+
+  Reply handle_safely(const HttpRequest& request) {
+    try {
+      return handle(state_, request);
+    } catch (const std::exception& e) {
+      spdlog::error("{}: internal error: {}", request.request_id, e.what());
+      return {"failed", error_response({.status = 500, .message = "internal error, request " + request.request_id})};
+    }
+  }
+
+  // False: there is no request, or no way to answer it.
+  asio::awaitable<bool> receive(Received& out) {
+    const ServerOptions& options = state_.options;
+    if (buffer_.size() == 0) {
+      stream_.expires_after(first_ ? options.header_timeout : options.keep_alive_timeout);
+      const auto [ec, size] = co_await stream_.async_read_some(buffer_.prepare(4096), use_tuple);
+      if (ec) co_return false;
+      buffer_.commit(size);
+    }
+    first_ = false;
+    http::request_parser<http::string_body> parser;
+    parser.header_limit(static_cast<uint32_t>(options.max_header_bytes));
+    parser.body_limit(options.max_body_bytes);
+    stream_.expires_after(options.header_timeout);
+    const auto [ec, header_size] = co_await http::async_read_header(stream_, buffer_, parser, use_tuple);
+    if (ec) co_return refuse(out, ec);
+    const auto& message = parser.get();
+    out.http10 = message.version() < 11;
+    out.keep_alive = message.keep_alive();
+    out.refusal = check_header(message);
+    if (out.refusal) co_return true;
+    if (!parser.is_done() && beast::iequals(message[http::field::expect], "100-continue")) {
+      if (!co_await write("HTTP/1.1 100 Continue\r\n\r\n")) co_return false;
+    }
+    const auto start = ServerMetrics::Clock::now();
+    for (size_t bytes = 0; !parser.is_done();) {
+      stream_.expires_at(start + options.body_timeout + std::chrono::seconds(bytes / 1024));
+      const auto [body_ec, size] = co_await http::async_read_some(stream_, buffer_, parser, use_tuple);
+      if (body_ec) co_return refuse(out, body_ec);
+      bytes += size;
+    }
+    stream_.expires_never();
+    fill(out.request, parser.release());
+    co_return true;
+  }
+
+  // Whether an error of the parser can be answered; fills the refusal.
+  bool refuse(Received& out, const error_code& ec) const {
+    if (ec == http::error::body_limit) {
+      out.refusal = ApiError{.status = 413,
+                             .message = fmt::format("the body has more than {} bytes", state_.options.max_body_bytes),
+                             .code = "body_too_large"};
+    } else if (ec == http::error::header_limit || ec == http::error::buffer_overflow) {
+      out.refusal = ApiError{.status = 431, .message = "the header is too large", .code = "header_too_large"};
+    } else if (ec == http::error::end_of_stream || ec == http::error::partial_message) {
+      return false;
+    } else if (ec.category() == make_error_code(http::error::bad_method).category()) {
+      out.refusal = ApiError{.message = "malformed HTTP: " + ec.message(), .code = "bad_http"};
+    } else {
+      return false;  // timed out or reset
+    }
+    return true;
+  }
+
+  // What the parser lets pass and proxies may read in another way: two readings of one request are smuggling.
+  template <class Message>
+  std::optional<ApiError> check_header(const Message& message) const {
+    const auto bad = [](std::string_view what) {
+      return ApiError{.message = "malformed HTTP: " + std::string(what), .code = "bad_http"};
+    };
+    if (message.target().size() > state_.options.max_uri_bytes) {
+      return ApiError{.status = 414, .message = "the URI is too long", .code = "uri_too_long"};
+    }
+    size_t fields = 0;
+    for ([[maybe_unused]] const auto& field : message) ++fields;
+    if (fields > state_.options.max_headers) {
+      return ApiError{.status = 431, .message = "too many header fields", .code = "header_too_large"};
+    }
+    const size_t hosts = message.count(http::field::host);
+    if (hosts > 1 || (hosts == 0 && message.version() >= 11)) return bad("expected one Host field");
+    const size_t encodings = message.count(http::field::transfer_encoding);
+    if (encodings > 0) {
+      if (encodings > 1 || !beast::iequals(message[http::field::transfer_encoding], "chunked")) {
+        return bad("Transfer-Encoding is not \"chunked\"");
+      }
+      if (message.version() < 11 || message.count(http::field::content_length) > 0) {
+        return bad("Transfer-Encoding is not allowed here");
+      }
+    }
+    if (message.count(http::field::content_length) > 1) return bad("more than one Content-Length");
+    if (message.target().empty() || message.target().front() != '/') {
+      if (message.target() != "*") return bad("the target is not a path");
+    }
+    return {};
+  }
+
+  template <class Message>
+  static void fill(HttpRequest& out, Message message) {
+    const auto text = [&](http::field field) { return std::string(message[field]); };
+    out.method = std::string(message.method_string());
+    out.path = std::string(message.target().substr(0, message.target().find('?')));
+    out.content_type = text(http::field::content_type);
+    out.content_encoding = text(http::field::content_encoding);
+    out.authorization = text(http::field::authorization);
+    out.request_id = std::string(message["X-Request-Id"]);
+    out.body = std::move(message.body());
+  }
+
+  // Each part that the client takes renews the time: only a stall ends the connection.
+  asio::awaitable<bool> write(std::string_view bytes_in) {
+    std::string bytes(bytes_in);
+    for (size_t done = 0; done < bytes.size();) {
+      if (aborted_) co_return false;
+      stream_.expires_after(state_.options.write_timeout);
+      const auto [ec, size] = co_await stream_.async_write_some(asio::buffer(bytes) + done, use_tuple);
+      if (ec) co_return false;
+      done += size;
+    }
+    stream_.expires_never();
+    co_return true;
+  }
+
+  asio::awaitable<void> linger() {
+    error_code ignored;
+    stream_.socket().shutdown(asio::socket_base::shutdown_send, ignored);
+    stream_.expires_after(linger_time);
+    std::array<char, 16384> rest;
+    for (;;) {
+      const auto [ec, size] = co_await stream_.async_read_some(asio::buffer(rest), use_tuple);
+      if (ec) break;
+    }
+  }
+
+  asio::awaitable<int> generate(GenerationReply reply, bool& keep, bool http10,
+                                ServerMetrics::Clock::time_point arrival) {
+    ResponseWriter& writer = *reply.writer;
+    // An answer that does not stream waits for no reader: it is bounded by max_tokens.
+    const size_t limit = writer.streams() ? state_.options.max_output_bytes : std::numeric_limits<size_t>::max();
+    const auto generation = std::make_shared<Generation>(
+        *state_.service.generator, limit, [self = shared_from_this(), executor = stream_.get_executor()] {
+          asio::post(executor, [self] { self->on_output(); });
+        });
+    generation_ = generation;
+    struct Stop {
+      HttpConnection& connection;
+      std::shared_ptr<asio::cancellation_signal> watching;
+      ~Stop() {
+        connection.generation_->stop();
+        connection.generation_.reset();
+        watching->emit(asio::cancellation_type::terminal);
+      }
+    } stop{*this, std::make_shared<asio::cancellation_signal>()};
+    if (auto started = generation->start(std::move(reply.requests)); !started) {
+      const HttpResponse response = error_response(api_error(started.error()));
+      keep &= co_await write(encode_response(response, state_, keep, false, request_id_));
+      co_return response.status;
+    }
+    asio::co_spawn(stream_.get_executor(), watch(shared_from_this(), generation, stop.watching),
+                   asio::bind_cancellation_slot(stop.watching->slot(), asio::detached));
+
+    bool head_sent = false;
+    std::optional<ServerMetrics::Clock::time_point> first;
+    std::vector<ServerMetrics::Clock::time_point> last(writer.sequences());
+    std::string out;
+    while (!writer.done() && !writer.failed()) {
+      auto events = generation->take();
+      if (aborted_ || generation->overflowed()) break;
+      if (events.empty()) {
+        wake_.expires_after(state_.options.ping_interval);
+        const auto [ec] = co_await wake_.async_wait(use_tuple);
+        if (ec || !writer.streams()) continue;
+        out = ": ping\n\n";  // nothing for a while: proxies would give up
+      }
+      for (auto& event : events) {
+        if (!event.piece.tokens.empty()) observe_token(arrival, first, last[event.sequence]);
+        writer.add(event.sequence, std::move(event.piece), out);
+      }
+      if (writer.streams() && !out.empty()) {
+        if (!co_await send_events(out, head_sent, keep, http10)) break;
+        out.clear();
+      }
+    }
+
+    if (!writer.done() && !writer.failed()) {  // the client went away, or read too slowly
+      state_.metrics.disconnected();
+      keep = false;
+      co_return 499;
+    }
+    state_.metrics.finished(writer, seconds_since(arrival), first ? seconds_since(*first) : 0);
+    if (writer.failed() && !head_sent) {
+      const HttpResponse response = error_response(*writer.failed());
+      keep &= co_await write(encode_response(response, state_, keep, false, request_id_));
+      co_return response.status;
+    }
+    if (!writer.streams()) {
+      keep &= co_await write(encode_response(writer.response(), state_, keep, false, request_id_));
+      co_return 200;
+    }
+    if (writer.failed()) {  // no [DONE]: what was sent is not the whole answer
+      out += writer.error_event(*writer.failed());
+    } else {
+      writer.end(out);
+    }
+    bool sent = co_await send_events(out, head_sent, keep, http10);
+    if (sent && !http10) sent = co_await write("0\r\n\r\n");
+    keep = keep && sent && !http10 && !writer.failed();
+    co_return writer.failed() ? writer.failed()->status : 200;
+  }
+
+  void observe_token(ServerMetrics::Clock::time_point arrival, std::optional<ServerMetrics::Clock::time_point>& first,
+                     ServerMetrics::Clock::time_point& last) {
+    const auto now = ServerMetrics::Clock::now();
+    if (!first) {
+      first = now;
+      state_.metrics.first_token(seconds_since(arrival));
+    }
+    if (last != ServerMetrics::Clock::time_point()) {
+      state_.metrics.between_tokens(std::chrono::duration<double>(now - last).count());
+    }
+    last = now;
+  }
+
+  // Events that came together travel in one chunk; before the first goes the head.
+  asio::awaitable<bool> send_events(const std::string& events, bool& head_sent, bool keep, bool http10) {
+    std::string bytes;
+    if (!head_sent) {
+      bytes = fmt::format(
+          "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
+          "X-Accel-Buffering: no\r\nX-Request-Id: {}\r\n{}{}Connection: {}\r\n\r\n",
+          request_id_,
+          state_.options.cors_origin.empty() ? ""
+                                             : "Access-Control-Allow-Origin: " + state_.options.cors_origin + "\r\n",
+          http10 ? "" : "Transfer-Encoding: chunked\r\n", keep && !http10 ? "keep-alive" : "close");
+      head_sent = true;
+    }
+    bytes += http10 ? events : fmt::format("{:x}\r\n{}\r\n", events.size(), events);
+    co_return co_await write(bytes);
+  }
+
+  // Notices that the client closes while its answer is made. A pipelined request makes the socket readable for good:
+  // then it is asked now and then.
+  asio::awaitable<void> watch(Self, std::shared_ptr<Generation> generation,
+                              std::shared_ptr<asio::cancellation_signal>) {
+    asio::steady_timer timer(stream_.get_executor());
+    while (generation_ == generation && !aborted_) {
+      const auto [ec] = co_await stream_.socket().async_wait(asio::socket_base::wait_read, use_tuple);
+      if (ec || generation_ != generation) co_return;
+      if (peer_closed()) co_return abort();
+      timer.expires_after(gone_poll);
+      const auto [timer_ec] = co_await timer.async_wait(use_tuple);
+      if (timer_ec) co_return;
+    }
+  }
+
+  bool peer_closed() {
+    pollfd query{.fd = stream_.socket().native_handle(), .events = POLLRDHUP, .revents = 0};
+    return ::poll(&query, 1, 0) > 0 && (query.revents & (POLLRDHUP | POLLHUP | POLLERR | POLLNVAL)) != 0;
+  }
+
+  void on_output() {
+    if (generation_ && generation_->overflowed()) return abort();  // a write may hang on this reader
+    wake_.cancel();
+  }
+
+  void abort() {
+    aborted_ = true;
+    if (generation_) generation_->stop();  // now, not when the pending write has failed
+    error_code ignored;
+    stream_.socket().close(ignored);
+    wake_.cancel();
+  }
+
+  ServerState& state_;
+  beast::tcp_stream stream_;
+  asio::steady_timer wake_;
+  beast::flat_buffer buffer_;
+  std::shared_ptr<Generation> generation_;  // of the request being answered
+  std::string request_id_;
+  bool first_ = true, aborted_ = false;
+};
+
+}  // namespace
+
+std::shared_ptr<Connection> start_connection(asio::ip::tcp::socket socket, ServerState& state) {
+  auto connection = std::make_shared<HttpConnection>(std::move(socket), state);
+  connection->start();
+  return connection;
+}
+
+std::string encode_response(const HttpResponse& response, const ServerState& state, bool keep_alive, bool head_only,
+                            std::string_view request_id) {
+  const auto reason = http::obsolete_reason(static_cast<http::status>(response.status));
+  std::string out = fmt::format("HTTP/1.1 {} {}\r\n", response.status, std::string_view(reason.data(), reason.size()));
+  if (response.status != 204) {
+    out += fmt::format("Content-Type: {}\r\nContent-Length: {}\r\n", response.content_type, response.body.size());
+  }
+  if (!request_id.empty()) out += fmt::format("X-Request-Id: {}\r\n", request_id);
+  for (const auto& [name, value] : response.headers) out += fmt::format("{}: {}\r\n", name, value);
+  if (!state.options.cors_origin.empty()) {
+    out += fmt::format(
+        "Access-Control-Allow-Origin: {}\r\nAccess-Control-Allow-Headers: *\r\n"
+        "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n",
+        state.options.cors_origin);
+  }
+  out += fmt::format("Connection: {}\r\n\r\n", keep_alive ? "keep-alive" : "close");
+  if (!head_only) out += response.body;
+  return out;
+}
+
+}  // namespace pinion

@@ -1,0 +1,25 @@
+// One client's connection: reads requests one after the other, hands them to the API, writes the answers. Everything
+// of a connection runs on its strand; the engine's thread only posts to it.
+#pragma once
+
+#include <boost/asio/ip/tcp.hpp>
+#include <memory>
+
+#include "server/api.h"
+
+namespace pinion {
+
+class Connection {
+ public:
+  virtual ~Connection() = default;
+  virtual void close() = 0;  // thread-safe: cancels what runs and closes
+};
+
+// `socket`'s executor is a strand of its own. The connection keeps itself alive until it ends.
+std::shared_ptr<Connection> start_connection(boost::asio::ip::tcp::socket socket, ServerState& state);
+
+// The whole of an answer whose body is at hand, as bytes.
+std::string encode_response(const HttpResponse& response, const ServerState& state, bool keep_alive, bool head_only,
+                            std::string_view request_id);
+
+}  // namespace pinion

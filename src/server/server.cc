@@ -1,0 +1,197 @@
+#include "server/server.h"
+
+#include <fmt/format.h>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/strand.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "base/check.h"
+#include "base/log.h"
+#include "server/connection.h"
+
+namespace pinion {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+constexpr auto use_tuple = asio::as_tuple(asio::use_awaitable);
+constexpr std::chrono::milliseconds accept_pause{100};  // after an error such as no descriptors left
+constexpr std::chrono::milliseconds drain_poll{10};
+
+}  // namespace
+
+struct Server::Impl {
+  Impl(ServerOptions options, ModelService& service)
+      : state(std::move(options), service), acceptor(asio::make_strand(context)) {}
+
+  Status listen() {
+    const ServerOptions& options = state.options;
+    error_code ec;
+    const std::string where = fmt::format("{}:{}", options.host, options.port);
+    tcp::resolver resolver(context);
+    const auto found = resolver.resolve(options.host, std::to_string(options.port), tcp::resolver::passive, ec);
+    if (ec || found.empty()) {
+      return fail(Errc::invalid_argument, "cannot resolve the host", where,
+                  "give --host an address of this machine, such as 127.0.0.1");
+    }
+    const tcp::endpoint endpoint = found.begin()->endpoint();
+    acceptor.open(endpoint.protocol(), ec);
+    if (!ec) acceptor.set_option(tcp::acceptor::reuse_address(true), ec);
+    if (!ec) acceptor.bind(endpoint, ec);
+    if (!ec) acceptor.listen(asio::socket_base::max_listen_connections, ec);
+    if (!ec) return {};
+    if (ec == asio::error::address_in_use) {
+      return fail(Errc::io, "the port is in use", where, "stop the program that has it, or choose another with --port");
+    }
+    return fail(Errc::io, "cannot listen: " + ec.message(), where,
+                "choose another address or port with --host and --port");
+  }
+
+  void run() {
+    endpoint_port = acceptor.local_endpoint().port();
+    asio::co_spawn(acceptor.get_executor(), accept(), asio::detached);
+    for (int i = 0; i < std::max(1, state.options.threads); ++i) {
+      threads.emplace_back([this] {
+        for (;;) {
+          try {
+            context.run();
+            return;
+          } catch (const std::exception& e) {  // of one handler; the others go on
+            spdlog::error("server thread: {}", e.what());
+          }
+        }
+      });
+    }
+  }
+
+  asio::awaitable<void> accept() {
+    asio::steady_timer pause(acceptor.get_executor());
+    while (acceptor.is_open()) {
+      auto [ec, socket] = co_await acceptor.async_accept(asio::make_strand(context), use_tuple);
+      if (ec == asio::error::operation_aborted) co_return;
+      if (ec) {
+        spdlog::warn("cannot accept a connection: {}", ec.message());
+        pause.expires_after(accept_pause);
+        co_await pause.async_wait(use_tuple);
+        continue;
+      }
+      if (state.connections >= state.options.max_connections) {
+        refuse(std::move(socket));
+        continue;
+      }
+      const std::lock_guard lock(mutex);
+      if (stopping) co_return;
+      std::erase_if(connections, [](const auto& entry) { return entry.expired(); });
+      connections.push_back(start_connection(std::move(socket), state));
+    }
+  }
+
+  // One write that cannot block: a fresh socket's buffer takes so little at once.
+  void refuse(tcp::socket socket) {
+    error_code ignored;
+    socket.non_blocking(true, ignored);
+    const std::string answer = encode_response(
+        error_response(
+            {.status = 503, .message = "too many connections", .code = "too_many_connections", .retry_after = 1}),
+        state, false, false, {});
+    socket.write_some(asio::buffer(answer), ignored);
+    socket.shutdown(asio::socket_base::shutdown_send, ignored);
+  }
+
+  void stop() {
+    {
+      std::unique_lock lock(mutex);
+      if (stopping) {
+        stopped_signal.wait(lock, [&] { return stopped; });
+        return;
+      }
+      stopping = true;
+    }
+    state.draining = true;
+    asio::post(acceptor.get_executor(), [this] {
+      error_code ignored;
+      acceptor.close(ignored);
+    });
+    {
+      const std::lock_guard lock(mutex);
+      for (const auto& entry : connections) {
+        if (const auto connection = entry.lock()) connection->close();
+      }
+    }
+    work.reset();
+    for (auto& thread : threads) thread.join();
+    const std::lock_guard lock(mutex);
+    stopped = true;
+    stopped_signal.notify_all();
+  }
+
+  ServerState state;
+  asio::io_context context;
+  asio::executor_work_guard<asio::io_context::executor_type> work{context.get_executor()};
+  tcp::acceptor acceptor;
+  std::vector<std::thread> threads;
+  std::mutex mutex;
+  std::condition_variable stopped_signal;
+  std::vector<std::weak_ptr<Connection>> connections;
+  bool stopping = false, stopped = false;
+  uint16_t endpoint_port = 0;
+};
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Server::~Server() {
+  stop();
+}
+
+Result<std::unique_ptr<Server>> Server::start(ServerOptions options, ModelService& service) {
+  check(service.generator && service.text && service.max_seq_len > 0 && service.vocab_size > 0,
+        "incomplete ModelService");
+  auto impl = std::make_unique<Impl>(std::move(options), service);
+  PINION_OK(impl->listen());
+  impl->run();
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+uint16_t Server::port() const {
+  return impl_->endpoint_port;
+}
+void Server::set_ready(bool ready) {
+  impl_->state.ready = ready;
+}
+
+void Server::drain() {
+  impl_->state.draining = true;
+  const auto start = std::chrono::steady_clock::now();
+  const auto limit = impl_->state.options.drain_timeout;
+  while (impl_->state.in_flight > 0) {
+    if (limit.count() > 0 && std::chrono::steady_clock::now() - start > limit) {
+      spdlog::warn("drain: {} requests did not finish in time and are cancelled", impl_->state.in_flight.load());
+      break;
+    }
+    std::this_thread::sleep_for(drain_poll);
+  }
+  stop();
+}
+
+void Server::stop() {
+  impl_->stop();
+}
+
+void Server::wait() {
+  std::unique_lock lock(impl_->mutex);
+  impl_->stopped_signal.wait(lock, [&] { return impl_->stopped; });
+}
+
+}  // namespace pinion

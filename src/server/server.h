@@ -1,0 +1,58 @@
+// The HTTP server: an OpenAI-compatible API over one model.
+//
+// A request is read, checked, templated and tokenised on one of `threads` threads, generated on the generator's, and
+// written by the connection that asked. A client that goes away, or that reads too slowly, has its request cancelled.
+// The client's half-close counts as going away.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "server/service.h"
+
+namespace pinion {
+
+struct ServerOptions {
+  std::string host = "127.0.0.1";
+  uint16_t port = 8000;  // 0: any free one
+  int threads = 2;
+  bool ready = true;                       // false: generation is refused with 503 until set_ready(true), after warm-up
+  std::vector<std::string> api_keys;       // empty: no key is asked for; /health and /metrics never ask
+  std::string cors_origin;                 // Access-Control-Allow-Origin; empty: none is sent
+  std::string metrics_prefix = "pinion_";  // "vllm:" serves dashboards made for vLLM
+  bool strict_fields = false;              // refuse unknown request fields, which are otherwise ignored
+  size_t max_body_bytes = size_t{16} << 20;
+  size_t max_header_bytes = size_t{32} << 10;
+  size_t max_headers = 100, max_uri_bytes = size_t{8} << 10;
+  size_t max_connections = 4096;              // one more is answered 503
+  size_t max_output_bytes = size_t{1} << 20;  // waiting for one slow reader; then its request is cancelled
+  int32_t max_choices = 128;                  // sequences of one request
+  std::chrono::milliseconds header_timeout{10'000}, body_timeout{30'000};  // the body also gets 1 s per KiB it brings
+  std::chrono::milliseconds keep_alive_timeout{75'000}, write_timeout{30'000}, ping_interval{15'000};
+  std::chrono::milliseconds drain_timeout{0};  // then what still runs is cancelled; 0: no limit
+};
+
+class Server {
+ public:
+  // The service is borrowed and outlives the server. Errors: the address is in use, or not ours.
+  static Result<std::unique_ptr<Server>> start(ServerOptions options, ModelService& service);
+  ~Server();  // stop()
+
+  uint16_t port() const;
+  void set_ready(bool ready);
+  // Readiness turns false, new requests get 503, accepted ones are finished, then as stop(). Blocks.
+  void drain();
+  void stop();  // cancels what runs and closes every connection. Blocks. Neither is for the server's own threads.
+  void wait();  // until stopped
+
+ private:
+  struct Impl;
+  explicit Server(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pinion
