@@ -9,7 +9,9 @@ namespace pinion {
 
 namespace {
 
-int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
+int32_t ceil_div(int32_t a, int32_t b) {
+  return (a + b - 1) / b;
+}
 
 }  // namespace
 
@@ -26,9 +28,12 @@ BlockPool::BlockPool(BlockPoolOptions options) : options_(std::move(options)) {
   for (int32_t b = options_.num_blocks - 1; b >= 0; --b) push_free(b);
 }
 
-// ---- the tree of cached prefixes -------------------------------------------------------------------------------------
+// ---- the tree of cached prefixes
+// -------------------------------------------------------------------------------------
 
-uint64_t BlockPool::root_hash(const std::string& key) const { return hash128(key).low & hash_mask_; }
+uint64_t BlockPool::root_hash(const std::string& key) const {
+  return hash128(key).low & hash_mask_;
+}
 
 uint64_t BlockPool::child_hash(uint64_t parent, std::span<const int32_t> tokens) const {
   return hash128(std::as_bytes(tokens), parent + 1).low & hash_mask_;
@@ -82,7 +87,8 @@ std::vector<PrefixNodeId> BlockPool::walk(const PrefixRoot& root, std::span<cons
   return path;
 }
 
-// ---- hits ------------------------------------------------------------------------------------------------------------
+// ---- hits
+// ------------------------------------------------------------------------------------------------------------
 
 int32_t BlockPool::first_live(int32_t group, int32_t past) const {
   const int32_t window = options_.windows[group];
@@ -144,7 +150,8 @@ void BlockPool::attach(KvTable& table, const PrefixRoot& root, std::span<const i
   table.registered = static_cast<int32_t>(path.size());
 }
 
-// ---- counting --------------------------------------------------------------------------------------------------------
+// ---- counting
+// --------------------------------------------------------------------------------------------------------
 
 int32_t BlockPool::needed(const KvTable& table, int32_t end) const {
   int32_t pages = 0;
@@ -186,7 +193,8 @@ int32_t BlockPool::still_needed_after_hit(int32_t hit, int32_t end) const {
   return pages;
 }
 
-// ---- tables ----------------------------------------------------------------------------------------------------------
+// ---- tables
+// ----------------------------------------------------------------------------------------------------------
 
 void BlockPool::grow(KvTable& table, int32_t end) {
   check(table.blocks.size() == options_.windows.size(), "grow before attach");
@@ -255,7 +263,8 @@ void BlockPool::forget(KvTable& table) {
   release(table);
 }
 
-// ---- pages -----------------------------------------------------------------------------------------------------------
+// ---- pages
+// -----------------------------------------------------------------------------------------------------------
 
 int32_t BlockPool::take() {
   check(free_head_ >= 0, "the block pool is empty: the plan counted wrong");
@@ -344,7 +353,8 @@ std::string BlockPool::integrity(std::span<const KvTable* const> live) const {
   }
   int32_t listed = 0;
   for (int32_t b = free_head_, prev = -1; b >= 0; prev = b, b = blocks_[b].next) {
-    if (blocks_[b].refs || blocks_[b].prev != prev || ++listed > options_.num_blocks) return at(b) + ": free list broken";
+    if (blocks_[b].refs || blocks_[b].prev != prev || ++listed > options_.num_blocks)
+      return at(b) + ": free list broken";
   }
   if (listed != unused || free_count_ != unused)
     return std::to_string(unused) + " pages are unused, the free list has " + std::to_string(listed) + ", counted " +

@@ -1,6 +1,7 @@
-// BlockPool: one pool of equal KV pages for all groups of layers that cache alike, with reuse of whole blocks by prefix.
-// Cached prefixes form a tree: a node is (parent node, one block's tokens), found by a chained hash and confirmed by
-// comparing both, so a hash collision can only cost a hit, never give a wrong one. Rules: runtime/README.md.
+// BlockPool: one pool of equal KV pages for all groups of layers that cache alike, with reuse of whole blocks by
+// prefix. Cached prefixes form a tree: a node is (parent node, one block's tokens), found by a chained hash and
+// confirmed by comparing both, so a hash collision can only cost a hit, never give a wrong one. Rules:
+// runtime/README.md.
 #pragma once
 
 #include <cstdint>

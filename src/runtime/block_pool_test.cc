@@ -40,7 +40,8 @@ TEST(BlockPool, ReusesWholeBlocksWithinOneRoot) {
   EXPECT_EQ(pool.match({.cache_salt = "y"}, content, 10), 0);
   EXPECT_EQ(pool.match({.cache_salt = "x", .rope_variant = 1}, content, 10), 0);
   EXPECT_EQ(pool.match({.cache_salt = "x", .adapter = "a"}, content, 10), 0);
-  EXPECT_NE((PrefixRoot{.cache_salt = "ab", .adapter = "c"}).key(), (PrefixRoot{.cache_salt = "a", .adapter = "bc"}).key());
+  EXPECT_NE((PrefixRoot{.cache_salt = "ab", .adapter = "c"}).key(),
+            (PrefixRoot{.cache_salt = "a", .adapter = "bc"}).key());
 
   KvTable b;
   pool.attach(b, root, content, 8);
@@ -70,7 +71,7 @@ TEST(BlockPool, EvictsTheLeastRecentlyUsedEndFirst) {
 }
 
 TEST(BlockPool, WindowedGroupsFreeBehindTheWindowAndHitWithoutIt) {
-  BlockPool pool = make(64, {0, 6});
+  BlockPool pool = make(65, {0, 6});
   KvTable a;
   const auto content = tokens(20);
   pool.attach(a, {}, content, 0);
@@ -92,7 +93,7 @@ TEST(BlockPool, WindowedGroupsFreeBehindTheWindowAndHitWithoutIt) {
   // Evict the windowed blocks 0 … 2, freed first: the whole prefix still hits, a shorter one does not.
   KvTable filler;
   pool.attach(filler, {.cache_salt = "other"}, content, 0);
-  pool.grow(filler, 4 * ((64 - 10 + 3) / 2));
+  pool.grow(filler, 4 * (65 - 10 + 3) / 2);  // all that is not cached, and three
   EXPECT_EQ(pool.match({}, content, 20), 20);
   EXPECT_EQ(pool.match({}, content, 19), 0);
   KvTable b;

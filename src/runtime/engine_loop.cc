@@ -22,7 +22,9 @@ namespace {
 constexpr size_t kMaxStopStrings = 64, kMaxStopBytes = 4096;  // bounds the search per token
 constexpr size_t kTextContext = 8;                            // prompt tokens that the first characters may depend on
 
-double seconds(Clock::duration d) { return std::chrono::duration<double>(d).count(); }
+double seconds(Clock::duration d) {
+  return std::chrono::duration<double>(d).count();
+}
 
 class DetokenizerText : public TextDecoder {
  public:
@@ -68,7 +70,9 @@ SchedulerLimits limits_of(const Executor& executor, const LoopOptions& o) {
           .policy = o.policy};
 }
 
-bool contains(std::span<const int32_t> ids, int32_t id) { return std::ranges::find(ids, id) != ids.end(); }
+bool contains(std::span<const int32_t> ids, int32_t id) {
+  return std::ranges::find(ids, id) != ids.end();
+}
 
 }  // namespace
 
@@ -125,7 +129,8 @@ struct EngineLoop::Impl {
   std::thread thread;  // last: it uses all the above
 };
 
-// ---- any thread ------------------------------------------------------------------------------------------------------
+// ---- any thread
+// ------------------------------------------------------------------------------------------------------
 
 Status EngineLoop::Impl::validate_request(const Request& request) const {
   const int32_t vocab = executor.vocab_size();
@@ -147,8 +152,7 @@ Status EngineLoop::Impl::validate_request(const Request& request) const {
     return fail(Errc::invalid_argument, "more than " + std::to_string(kMaxStopStrings) + " stop strings", "stop", {});
   for (const std::string& stop : p.stop)
     if (stop.empty() || stop.size() > kMaxStopBytes)
-      return fail(Errc::invalid_argument,
-                  "a stop string has " + std::to_string(stop.size()) + " bytes", "stop",
+      return fail(Errc::invalid_argument, "a stop string has " + std::to_string(stop.size()) + " bytes", "stop",
                   "use 1 to " + std::to_string(kMaxStopBytes));
   return {};
 }
@@ -169,8 +173,7 @@ std::unique_ptr<Sequence> EngineLoop::Impl::make_sequence(Request request, Outpu
   if (!p.ignore_eos) seq->sampler.ending.insert(seq->sampler.ending.end(), eos.begin(), eos.end());
   seq->root.cache_salt = request.cache_salt;
   if (make_text)
-    seq->text =
-        std::make_unique<OutputText>(make_text(request.prompt, p.skip_special_tokens), p.stop, p.include_stop);
+    seq->text = std::make_unique<OutputText>(make_text(request.prompt, p.skip_special_tokens), p.stop, p.include_stop);
   seq->submitted = Clock::now();
   seq->request = std::move(request);
   return seq;
@@ -247,7 +250,9 @@ LoopStats EngineLoop::stats() const {
   return impl_->stats;
 }
 
-const LoopOptions& EngineLoop::options() const { return impl_->options; }
+const LoopOptions& EngineLoop::options() const {
+  return impl_->options;
+}
 
 std::string EngineLoop::integrity() const {
   const std::lock_guard lock(impl_->turn_mutex);
@@ -256,7 +261,8 @@ std::string EngineLoop::integrity() const {
   return impl_->pool.integrity(tables);
 }
 
-// ---- the engine thread -----------------------------------------------------------------------------------------------
+// ---- the engine thread
+// -----------------------------------------------------------------------------------------------
 
 void EngineLoop::Impl::run() {
   for (;;) {
@@ -403,8 +409,8 @@ Status EngineLoop::Impl::read_rows(const PlanItem& item, std::span<const float> 
       seq.prompt_rows = at + 1;
     }
     if (at != seq.length() - 1) continue;
-    PINION_TRY(const Sampled sampled, sampler.sample(row, seq.request.sampling, seq.sampler, seq.history, seq.tokens,
-                                                     seq.output_tokens()));
+    PINION_TRY(const Sampled sampled,
+               sampler.sample(row, seq.request.sampling, seq.sampler, seq.history, seq.tokens, seq.output_tokens()));
     append(seq, sampled, piece);
     break;
   }

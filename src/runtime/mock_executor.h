@@ -84,7 +84,8 @@ class MockExecutor : public Executor {
     for (size_t g = 0; g < groups_.size(); ++g) {
       const int32_t window = groups_[g].window;
       uint64_t seen = 7;
-      for (int32_t j = window ? std::max(0, position - window + 1) : 0; j < position; ++j) seen = mix(seen, slot(s, g, j));
+      for (int32_t j = window ? std::max(0, position - window + 1) : 0; j < position; ++j)
+        seen = mix(seen, slot(s, g, j));
       const uint64_t own = mix(mix(mix(seen, s.tokens[i]), position), mix(g, rope_variant(s.rope_length)));
       slot(s, g, position) = own;
       all = mix(all, mix(seen, own));

@@ -44,6 +44,8 @@ std::string StopMatcher::pass(std::string_view text) {
   return all += text;
 }
 
-std::string StopMatcher::finish() { return stopped_ ? std::string() : std::exchange(held_, {}); }
+std::string StopMatcher::finish() {
+  return stopped_ ? std::string() : std::exchange(held_, {});
+}
 
 }  // namespace pinion

@@ -1,5 +1,5 @@
-// OutputText: turns output tokens into text that may be sent. It searches stop strings across token boundaries and holds
-// back text that might be the beginning of one, so that nothing of a stop string is ever sent.
+// OutputText: turns output tokens into text that may be sent. It searches stop strings across token boundaries and
+// holds back text that might be the beginning of one, so that nothing of a stop string is ever sent.
 #pragma once
 
 #include <cstdint>

@@ -177,7 +177,9 @@ int32_t Sampler::draw(const SamplingParams& p, uint64_t seed, int32_t position) 
     size_t sorted = 0, keep = 0;
     for (size_t piece = 64; keep == sorted && sorted < candidates_.size() && kept < p.top_p * sum; piece *= 8) {
       const size_t end = std::min(candidates_.size(), sorted + piece);
-      std::ranges::partial_sort(candidates_.begin() + sorted, candidates_.begin() + end, candidates_.end(), better);
+      if (end < candidates_.size())
+        std::ranges::nth_element(candidates_.begin() + sorted, candidates_.begin() + end, candidates_.end(), better);
+      std::sort(candidates_.begin() + sorted, candidates_.begin() + end, better);
       for (sorted = end; keep < sorted && kept < p.top_p * sum; ++keep) kept += weight(candidates_[keep].logit);
     }
     candidates_.resize(std::max<size_t>(keep, 1));

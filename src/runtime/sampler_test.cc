@@ -48,8 +48,10 @@ std::vector<double> expected(const std::vector<float>& row, const SamplingParams
     for (size_t i = p.top_k; i < order.size(); ++i) probability[order[i]] = 0;
   double sum = std::accumulate(probability.begin(), probability.end(), 0.0), before = 0;
   for (const size_t i : order) {
-    if (before >= p.top_p * sum) probability[i] = 0;
-    else before += probability[i];
+    if (before >= p.top_p * sum)
+      probability[i] = 0;
+    else
+      before += probability[i];
   }
   sum = std::accumulate(probability.begin(), probability.end(), 0.0);
   for (double& x : probability) x /= sum;
@@ -74,7 +76,9 @@ TEST(Sampler, DrawsFromTheDefinedDistribution) {
     double chi2 = 0;
     int bins = 0;
     for (size_t i = 0; i < row.size(); ++i) {
-      if (want[i] == 0) EXPECT_EQ(counts[i], 0) << "token " << i << " was ruled out";
+      if (want[i] == 0) {
+        EXPECT_EQ(counts[i], 0) << "token " << i << " was ruled out";
+      }
       if (want[i] * kDraws < 5) continue;
       chi2 += std::pow(counts[i] - want[i] * kDraws, 2) / (want[i] * kDraws);
       ++bins;
@@ -179,7 +183,8 @@ TEST(Sampler, LogprobsAreOfTheRawLogits) {
 TEST(Sampler, BrokenLogitsAreAnError) {
   Sampler sampler(3);
   const TokenHistory history;
-  for (const std::vector<float> row : {std::vector<float>{1, std::nanf(""), 2}, {1, kInf, 2}, {-kInf, -kInf, -kInf}})
+  const std::vector<std::vector<float>> rows = {{1, std::nanf(""), 2}, {1, kInf, 2}, {-kInf, -kInf, -kInf}};
+  for (const auto& row : rows)
     for (const float temperature : {0.f, 1.f}) {
       const auto result = sampler.sample(row, {.temperature = temperature}, {}, history, {}, 0);
       ASSERT_FALSE(result.ok());

@@ -20,7 +20,9 @@ void enqueue(std::vector<Sequence*>& queue, Sequence* seq) {
   queue.insert(std::ranges::upper_bound(queue, seq, runs_before), seq);
 }
 
-void dequeue(std::vector<Sequence*>& queue, Sequence* seq) { std::erase(queue, seq); }
+void dequeue(std::vector<Sequence*>& queue, Sequence* seq) {
+  std::erase(queue, seq);
+}
 
 // The pool and the step as they would be after the part of the plan made so far.
 class Scheduler::Draft {
@@ -201,7 +203,8 @@ void Scheduler::plan_admissions(const Queues& queues, Draft& draft, Plan& plan) 
     // The last token is always computed, for its logits; so are all whose logits were asked for.
     const int32_t limit = seq->wants_prompt_rows() ? 0 : seq->length() - 1;
     const int32_t hit = pool_.match(seq->root, seq->tokens, limit);
-    if (std::ranges::any_of(prompts, [&](const PlanItem& p) { return worth_waiting_for(p, *seq, hit, limit); })) continue;
+    if (std::ranges::any_of(prompts, [&](const PlanItem& p) { return worth_waiting_for(p, *seq, hit, limit); }))
+      continue;
 
     const auto shared = pool_.hit_blocks(seq->root, seq->tokens, hit);
     const int32_t free = draft.free() - draft.unheld(shared);

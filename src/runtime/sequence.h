@@ -27,7 +27,7 @@ struct Sequence {
   int32_t computed = 0;  // tokens whose KV is written
   KvTable table;
   PrefixRoot root;
-  int64_t rank = 0;          // larger runs first; see schedule_rank()
+  int64_t rank = 0;  // larger runs first; see schedule_rank()
   int32_t preemptions = 0;
   bool admitted_before = false;
   int32_t cached_tokens = 0;     // of the prompt, when first admitted
