@@ -32,28 +32,31 @@ Result<Ceilings> measure_ceilings(const DeviceOptions& options, size_t bytes) {
   const IsaKernels* isa = find_isa(device->info().isa);
   check(isa != nullptr, "an open device has an ISA");
   const int threads = device->info().threads;
-  constexpr size_t kPiece = 16 << 10;
+  constexpr size_t kPiece = 64 << 10;
   bytes = std::max<size_t>(bytes / kPiece, threads) * kPiece;
   PINION_TRY(auto buffer, device->allocate(bytes));
   std::byte* data = buffer->data();
   Ceilings best;
   std::vector<float> sums(threads);  // keep the work from being optimised away
 
+  // Pieces are handed out as threads become free, as kernels do it: a delayed thread must not set the figure.
+  std::memset(data, 0, bytes);  // untouched pages would all be the one zero page
   for (int n : thread_counts(threads)) {
-    ThreadPool pool(n);
-    const int64_t share = static_cast<int64_t>(bytes / n / kPiece * kPiece);
-    if (n == 1) std::memset(data, 0, bytes);  // untouched pages would all be the one zero page
+    CpuStream stream(*isa, n);
     for (const auto& [streams, prefetch] : {std::pair{1, false}, {4, false}, {8, false}, {1, true}, {4, true}}) {
-      const double s = seconds_of(
-          [&] { pool.run(n, [&](int64_t i) { sums[i] = isa->read(data + i * share, share, streams, prefetch); }); });
-      const double gbps = static_cast<double>(share) * n / s * 1e-9;
+      const double s = seconds_of([&] {
+        stream.run_slots(static_cast<int64_t>(bytes / kPiece), [&](int64_t slot, int64_t i) {
+          sums[slot] = isa->read(data + i * kPiece, kPiece, streams, prefetch);
+        });
+      });
+      const double gbps = static_cast<double>(bytes / kPiece * kPiece) / s * 1e-9;
       if (gbps > best.read_gbps) best.read_gbps = gbps, best.read_threads = n;
     }
   }
 
   ThreadPool pool(threads);
-  constexpr int64_t kRounds = 4'000'000;
-  for (int i = 0; i < 5; ++i) {
+  constexpr int64_t kRounds = 8'000'000;
+  for (int i = 0; i < 8; ++i) {
     const double s = seconds_of([&] { pool.run(threads, [&](int64_t i) { sums[i] = isa->multiply_add(kRounds); }); });
     best.f32_gflops = std::max(best.f32_gflops, 2.0 * 12 * isa->lanes * kRounds * threads / s * 1e-9);
   }

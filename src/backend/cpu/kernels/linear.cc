@@ -34,7 +34,7 @@ LinearTile tile_of(const Tuning& tuning, const LinearTile& defaults, int64_t k) 
   return tile;
 }
 
-constexpr LinearTile kSkinnyTile{.panel = 16, .k_block = 2048, .m_block = 66, .prefetch = true};
+constexpr LinearTile kSkinnyTile{.panel = 32, .k_block = 1024, .m_block = 66, .prefetch = false};
 constexpr LinearTile kGemmTile{.panel = 64, .k_block = 1024, .m_block = 132, .prefetch = false};
 
 std::vector<Tuning> gemv_tunings(const Call&, const DeviceInfo&) {
@@ -42,7 +42,7 @@ std::vector<Tuning> gemv_tunings(const Call&, const DeviceInfo&) {
 }
 
 std::vector<Tuning> skinny_tunings(const Call&, const DeviceInfo&) {
-  return {{{16, 2048, 66, 1}}, {{8, 2048, 66, 1}}, {{32, 1024, 66, 1}}, {{16, 2048, 66, 0}}};
+  return {{{32, 1024, 66, 0}}, {{32, 512, 66, 0}}, {{32, 1024, 66, 1}}, {{16, 2048, 66, 0}}};
 }
 
 // 132 rows: full tiles of 6 and of 3. A panel of 64 x 1024 floats and its x fit a 2 MiB L2; 32 x 512 a 512 KiB one.
@@ -74,10 +74,10 @@ double gemv_us(const Call& call, const Tuning&, const DeviceInfo& info) {
   return estimate(call, info, 0.95, 0.35);
 }
 double skinny_us(const Call& call, const Tuning&, const DeviceInfo& info) {
-  return estimate(call, info, 0.8, 0.6);
+  return estimate(call, info, 0.65, 0.7);
 }
 double gemm_us(const Call& call, const Tuning&, const DeviceInfo& info) {
-  return estimate(call, info, 0.5, 0.75);
+  return estimate(call, info, 0.6, 0.8);
 }
 double any_us(const Call& call, const Tuning& tuning, const DeviceInfo& info) {
   if (call.rows <= kGemvRows) return 1 + gemv_us(call, tuning, info);
