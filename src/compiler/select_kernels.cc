@@ -4,10 +4,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <map>
-#include <random>
-#include <set>
+#include <tuple>
 
 #include "compiler/compiler.h"
 #include "compiler/tuning_cache.h"
@@ -163,16 +161,13 @@ class Selector {
 
   // One buffer serves every problem over the same weight shape: filling it costs more than timing it.
   Result<Buffer*> weights_for(const WeightSpec& spec) {
-    auto& buffer = weights_[{spec.rows, spec.cols}];
-    if (!buffer) {
-      if (weights_.size() > 1)
-        std::erase_if(weights_, [&](const auto& e) { return e.second && e.first != std::pair{spec.rows, spec.cols}; });
-      PINION_TRY(weights_[std::pair{spec.rows, spec.cols}], device_.allocate(std::max<size_t>(64, spec.bytes())));
-      auto& fresh = weights_[{spec.rows, spec.cols}];
-      fill_dummy("timing.weight", spec.dtype, {fresh->data(), spec.bytes()}, spec.cols);
-      return fresh.get();
-    }
-    return buffer.get();
+    const std::tuple key{spec.rows, spec.cols, spec.dtype};
+    if (weights_ && weights_key_ == key) return weights_.get();
+    weights_.reset();
+    PINION_TRY(weights_, device_.allocate(std::max<size_t>(64, spec.bytes())));
+    weights_key_ = key;
+    fill_dummy("timing.weight", spec.dtype, {weights_->data(), spec.bytes()}, spec.cols);
+    return weights_.get();
   }
 
   void explain(const std::string& key, std::span<const Candidate> candidates, size_t best, const std::string& how,
@@ -197,7 +192,8 @@ class Selector {
   std::unique_ptr<Stream> stream_;
   TuningCache cache_;
   std::map<std::string, KernelChoice> chosen_;
-  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Buffer>> weights_;
+  std::unique_ptr<Buffer> weights_;  // the last shape timed: a node is chosen for all buckets in a row
+  std::tuple<int64_t, int64_t, DType> weights_key_;
 };
 
 }  // namespace

@@ -1,0 +1,77 @@
+// pinion build: a checkpoint into an engine directory.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <memory>
+
+#include "cli/model.h"
+#include "cli/verbs.h"
+
+namespace pinion::cli {
+namespace {
+
+struct Args {
+  std::string checkpoint_dir, output_dir, kv_cache_type = "paged";
+  BuildArgs build;
+  int64_t max_batch_size = 0, max_input_len = 0, max_seq_len = 0, max_num_tokens = 0, workers = 0;
+  bool explain = false, time = false, json = false;
+};
+
+Status run(const Args& a) {
+  const auto start = std::chrono::steady_clock::now();
+  if (a.kv_cache_type != "paged")
+    return fail(Errc::unsupported, "the KV cache type \"" + a.kv_cache_type + "\" is not supported", "--kv_cache_type",
+                "use paged");
+  const Backend* backend = nullptr;
+  PINION_TRY(auto device, open_device(a.build, backend));
+  PINION_TRY(BuildOptions options, build_options(a.build));
+  PINION_TRY(Checkpoint checkpoint, open_checkpoint(a.checkpoint_dir, a.build.load_format));
+  PINION_TRY(BuildReport report, build_engine(checkpoint, *backend, *device, options, a.output_dir));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (a.json) {
+    Json stages = Json::object();
+    for (const auto& s : report.stages) stages[s.name] = s.seconds;
+    fmt::print("{}\n", Json{{"seconds", seconds},
+                            {"stages", stages},
+                            {"weight_bytes", report.weight_bytes},
+                            {"tuned", report.tuned},
+                            {"from_tuning_cache", report.from_cache},
+                            {"output_dir", a.output_dir}}
+                           .dump());
+    return {};
+  }
+  if (a.explain) fmt::print("{}", report.explanation);
+  if (a.time) {
+    for (const auto& s : report.stages) fmt::print("  {:<16} {:8.3f} s\n", s.name, s.seconds);
+  }
+  fmt::print("built {} in {:.2f} s: {:.1f} MiB of weights, {} kernels timed, {} from the tuning cache\n", a.output_dir,
+             seconds, static_cast<double>(report.weight_bytes) / (1 << 20), report.tuned, report.from_cache);
+  return {};
+}
+
+}  // namespace
+
+Verb add_build(CLI::App& app) {
+  auto a = std::make_shared<Args>();
+  app.add_option("--checkpoint_dir,--model_dir", a->checkpoint_dir,
+                 "a Hugging Face directory, or org/name in the local cache")
+      ->required();
+  app.add_option("--output_dir", a->output_dir, "the engine directory to write")->required();
+  add_build_options(app, a->build);
+  app.add_option("--kv_cache_type", a->kv_cache_type, "paged")->capture_default_str();
+  // Limits are numbers of the run time here: a build does not depend on them. They are accepted, so that scripts of
+  // other compilers run, and said to have no effect.
+  for (auto& [flag, value] : {std::pair{"--max_batch_size", &a->max_batch_size},
+                              {"--max_input_len", &a->max_input_len},
+                              {"--max_seq_len", &a->max_seq_len},
+                              {"--max_num_tokens", &a->max_num_tokens},
+                              {"--workers", &a->workers}}) {
+    app.add_option(flag, *value, "accepted; limits are set when the engine is run")->check(CLI::PositiveNumber);
+  }
+  app.add_flag("--explain", a->explain, "print every kernel considered, with its reason");
+  app.add_flag("--time", a->time, "print the time of every stage");
+  app.add_flag("--json", a->json, "print one JSON object: seconds, stages, weight_bytes, tuned, from_tuning_cache");
+  return [a] { return run(*a); };
+}
+
+}  // namespace pinion::cli

@@ -1,0 +1,251 @@
+#include "cli/model.h"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/thread_pool.h"
+#include "checkpoint/hf_cache.h"
+
+namespace pinion::cli {
+namespace fs = std::filesystem;
+
+void add_build_options(CLI::App& app, BuildArgs& a) {
+  app.add_option("--target", a.target, "backend: cpu, or reference (scalar, slow)")->capture_default_str();
+  app.add_option("--dtype", a.dtype, "dtype of the weights: auto, float32, float16, bfloat16")->capture_default_str();
+  app.add_option("--kv_cache_dtype", a.kv_cache_dtype,
+                 "dtype of the KV cache: auto (like the weights), float32, float16, bfloat16")
+      ->capture_default_str();
+  app.add_option("--tokens_per_block", a.tokens_per_block, "tokens in a KV block: 16, 32 or 64")->capture_default_str();
+  app.add_option("--load_format", a.load_format, "auto, or dummy: pseudo-random weights from config.json alone")
+      ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
+      ->capture_default_str();
+  app.add_option("--rope_theta", a.rope_theta, "override the rotary base")->check(CLI::PositiveNumber);
+  app.add_option("--rope_scaling_factor", a.rope_scaling_factor, "override the rotary scaling factor")
+      ->check(CLI::PositiveNumber);
+  app.add_flag("--deterministic", a.deterministic, "results do not depend on what else is in the batch");
+  app.add_flag("--no_timing", a.no_timing, "choose kernels by estimate, without timing them");
+  app.add_option("--disable_pass", a.disabled_passes, "a compiler pass to leave out (repeatable; all: every one)");
+  app.add_option("--force_kernel", a.force_kernel, "prefer kernels whose name contains this");
+  app.add_option("--threads", a.threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024))->capture_default_str();
+  app.add_option("--isa", a.isa, "force the instruction set: avx512, avx2 or scalar");
+}
+
+void add_limit_options(CLI::App& app, LimitArgs& a) {
+  app.add_option("--max_batch_size", a.max_batch_size, "sequences in one step")->check(CLI::Range(1, 65536));
+  app.add_option("--max_num_tokens", a.max_num_tokens, "tokens in one step")->check(CLI::Range(1, 1 << 20));
+  app.add_option("--max_seq_len", a.max_seq_len, "prompt and output together")->check(CLI::Range(1, 1 << 30));
+  app.add_option("--kv_cache_free_memory_fraction,--kv_cache_free_gpu_memory_fraction", a.kv_cache_fraction,
+                 "most of the free memory that the KV cache may take")
+      ->check(CLI::Range(0.0001, 0.99))
+      ->capture_default_str();
+}
+
+void add_model_options(CLI::App& app, ModelArgs& a) {
+  app.add_option("model", a.model, "an engine, a checkpoint, or org/name in the local Hugging Face cache")->required();
+  app.add_option("--tokenizer", a.tokenizer, "directory of the tokenizer files, when not the model's");
+  add_build_options(app, a.build);
+  add_limit_options(app, a.limits);
+}
+
+fs::path cache_dir() {
+  if (const char* dir = std::getenv("PINION_CACHE"); dir && *dir) return dir;
+  if (const char* dir = std::getenv("XDG_CACHE_HOME"); dir && *dir) return fs::path(dir) / "pinion";
+  if (const char* home = std::getenv("HOME"); home && *home) return fs::path(home) / ".cache" / "pinion";
+  return fs::temp_directory_path() / "pinion-cache";
+}
+
+Result<BuildOptions> build_options(const BuildArgs& a) {
+  BuildOptions o;
+  auto dtype = [](const std::string& text, const char* flag, std::optional<DType>& out) -> Status {
+    if (text == "auto") return {};
+    out = dtype_from_name(text);
+    if (!out || !is_float(*out))
+      return fail(Errc::invalid_argument, "the dtype \"" + text + "\" is not supported", flag,
+                  "choose auto, float32, float16 or bfloat16");
+    return {};
+  };
+  PINION_OK(dtype(a.dtype, "--dtype", o.dtype));
+  PINION_OK(dtype(a.kv_cache_dtype, "--kv_cache_dtype", o.kv_dtype));
+  o.block_size = a.tokens_per_block;
+  o.deterministic = a.deterministic;
+  o.time_kernels = !a.no_timing;
+  o.disabled_passes = a.disabled_passes;
+  o.overrides = {a.rope_theta, a.rope_scaling_factor};
+  o.tuning_cache = cache_dir();
+  o.force_kernel = a.force_kernel;
+  return o;
+}
+
+Result<std::unique_ptr<Device>> open_device(const BuildArgs& a, const Backend*& backend) {
+  backend = find_backend(a.target);
+  if (!backend) {
+    std::string known;
+    for (const Backend* b : backends()) known += fmt::format("{}{}", known.empty() ? "" : ", ", b->name());
+    return fail(Errc::unsupported, "this Pinion has no backend \"" + a.target + "\"", "--target",
+                "choose from " + known);
+  }
+  return backend->open({.threads = a.threads, .isa = a.isa});
+}
+
+Result<Checkpoint> open_checkpoint(const std::string& model, const std::string& load_format) {
+  std::error_code code;
+  if (load_format == "dummy" && fs::is_regular_file(model, code)) return Checkpoint::dummy(model);
+  PINION_TRY(fs::path dir, resolve_model(model));
+  return load_format == "dummy" ? Checkpoint::dummy(dir) : Checkpoint::open(dir);
+}
+
+namespace {
+
+// The cache key of a build: the configuration, the weight files as the file system knows them, the options, the device.
+Result<std::string> build_key(const Checkpoint& c, const BuildArgs& a, const DeviceInfo& d) {
+  std::string text = fmt::format(
+      "{} {} | {} {} {} {} {} | {} {} {} {} {} {} {} | {} {} | ", kEngineFormat, kKernelSetVersion, d.backend, d.name,
+      d.isa, d.threads, c.is_dummy(), a.dtype, a.kv_cache_dtype, a.tokens_per_block, a.deterministic, a.no_timing,
+      fmt::join(a.disabled_passes, ","), a.force_kernel, a.rope_theta.value_or(0), a.rope_scaling_factor.value_or(0));
+  text += c.config().dump();
+  std::error_code code;
+  std::vector<std::string> files;
+  if (fs::is_directory(c.dir(), code)) {
+    for (const auto& entry : fs::directory_iterator(c.dir(), code)) {
+      const std::string ext = entry.path().extension().string();
+      if (ext == ".safetensors" || ext == ".json" || ext == ".jinja") {
+        files.push_back(fmt::format("{} {} {}", entry.path().string(), entry.file_size(code),
+                                    entry.last_write_time(code).time_since_epoch().count()));
+      }
+    }
+  }
+  std::ranges::sort(files);
+  for (const std::string& f : files) text += f + "\n";
+  return hash128(text).hex();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> open_engine(const ModelArgs& args, const Backend& backend, Device& device) {
+  PINION_TRY(BuildOptions options, build_options(args.build));
+  const fs::path engines = cache_dir() / "engines";
+  if (Engine::is_engine_dir(args.model)) {
+    PINION_TRY(Engine engine, Engine::open(args.model));
+    const Manifest& m = engine.manifest();
+    const bool other = m.target != backend.name() || m.kernel_set != kKernelSetVersion ||
+                       (args.build.deterministic && !m.deterministic);
+    if (!other) return std::make_unique<Engine>(std::move(engine));
+    options.deterministic |= m.deterministic;
+    PINION_TRY(std::string top, read_file(fs::path(args.model) / "engine.json"));
+    const fs::path to =
+        engines /
+        hash128(top + device.info().name + std::string(backend.name()) + (options.deterministic ? "d" : "")).hex();
+    if (!Engine::is_engine_dir(to)) {
+      spdlog::info("re-selecting kernels of {} for {}", args.model, device.info().name);
+      PINION_OK([&]() -> Status {
+        auto r = retarget(engine, backend, device, options, to);
+        return r ? Status() : Status(r.error());
+      }());
+    }
+    PINION_TRY(Engine selected, Engine::open(to));
+    return std::make_unique<Engine>(std::move(selected));
+  }
+  PINION_TRY(Checkpoint checkpoint, open_checkpoint(args.model, args.build.load_format));
+  PINION_TRY(std::string key, build_key(checkpoint, args.build, device.info()));
+  const fs::path to = engines / key;
+  if (Engine::is_engine_dir(to)) {
+    if (auto cached = Engine::open(to)) return std::make_unique<Engine>(*std::move(cached));
+    spdlog::warn("the cached engine {} is damaged: building it again", to.string());
+  }
+  spdlog::info("building {} into the cache", args.model);
+  auto report = build_engine(checkpoint, backend, device, options, to);
+  if (!report) return report.error();
+  PINION_TRY(Engine engine, Engine::open(to));
+  return std::make_unique<Engine>(std::move(engine));
+}
+
+size_t free_memory_bytes() {
+  std::ifstream info("/proc/meminfo");
+  std::string key;
+  size_t kib = 0;
+  while (info >> key >> kib) {
+    if (key == "MemAvailable:") return kib * 1024;
+    info.ignore(64, '\n');
+  }
+  return size_t{4} << 30;
+}
+
+Result<ExecutorOptions> executor_options(const Engine& engine, const LimitArgs& limits, ExecutorOptions o) {
+  if (limits.max_batch_size) o.max_batch_size = limits.max_batch_size;
+  if (limits.max_num_tokens) o.max_num_tokens = limits.max_num_tokens;
+  if (limits.max_seq_len) o.max_seq_len = limits.max_seq_len;
+  if (o.max_seq_len == 0) o.max_seq_len = static_cast<int32_t>(engine.graph().context_length);
+  if (o.max_seq_len > engine.graph().context_length) {
+    return fail(
+        Errc::invalid_argument,
+        fmt::format("{} tokens are more than the model's context of {}", o.max_seq_len, engine.graph().context_length),
+        "--max_seq_len", "choose a smaller number");
+  }
+  if (o.num_blocks == 0) {
+    const Manifest& m = engine.manifest();
+    const auto groups = kv_groups(engine.graph(), m.kv_dtype, m.block_size);
+    size_t page = 1;
+    for (const KvGroupInfo& g : groups) page = std::max(page, g.block_bytes);
+    const int64_t want = blocks_needed(groups, m.block_size, o.max_batch_size, o.max_seq_len);
+    const size_t free = free_memory_bytes();
+    const size_t room = static_cast<size_t>(
+        limits.kv_cache_fraction * static_cast<double>(free > engine.data_bytes() ? free - engine.data_bytes() : 0));
+    const int64_t least = blocks_needed(groups, m.block_size, 1, std::min<int64_t>(o.max_seq_len, m.block_size));
+    o.num_blocks = static_cast<int32_t>(std::min<int64_t>(want, room / page));
+    if (o.num_blocks < least) {
+      return fail(Errc::exhausted, fmt::format("the KV cache does not fit: {} MiB of memory are free", free >> 20),
+                  "--kv_cache_free_memory_fraction", "free some memory or raise the fraction");
+    }
+  }
+  return o;
+}
+
+fs::path tokenizer_dir(const ModelArgs& args, const Engine* engine) {
+  if (!args.tokenizer.empty()) return args.tokenizer;
+  std::error_code code;
+  if (engine && fs::exists(engine->dir() / "tokenizer.json", code)) return engine->dir();
+  return {};
+}
+
+Result<OpenModel> open_model(const ModelArgs& args, ExecutorOptions defaults) {
+  const auto start = std::chrono::steady_clock::now();
+  OpenModel m;
+  PINION_TRY(m.device, open_device(args.build, m.backend));
+  PINION_TRY(m.engine, open_engine(args, *m.backend, *m.device));
+  PINION_TRY(ExecutorOptions options, executor_options(*m.engine, args.limits, defaults));
+  PINION_TRY(m.executor, EngineExecutor::create(*m.engine, *m.backend, *m.device, options));
+  if (const fs::path dir = tokenizer_dir(args, m.engine.get()); !dir.empty()) {
+    PINION_TRY(Tokenizer tokenizer, Tokenizer::load(dir));
+    m.tokenizer = std::make_unique<Tokenizer>(std::move(tokenizer));
+    std::error_code code;
+    if (fs::is_directory(dir, code)) {
+      PINION_TRY(m.chat_template, ChatTemplate::load(dir));
+    }
+  }
+  m.open_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return m;
+}
+
+Result<std::vector<int32_t>> parse_ids(const std::string& text) {
+  std::vector<int32_t> ids;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    std::string item = text.substr(at, end - at);
+    std::erase(item, ' ');
+    char* last = nullptr;
+    const long value = std::strtol(item.c_str(), &last, 10);
+    if (item.empty() || *last || value < 0 || value > INT32_MAX) {
+      return fail(Errc::invalid_argument, "\"" + item + "\" is no token id", "--input_ids", "write ids as 1,2,3");
+    }
+    ids.push_back(static_cast<int32_t>(value));
+    at = end + 1;
+  }
+  return ids;
+}
+
+}  // namespace pinion::cli
