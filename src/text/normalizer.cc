@@ -9,7 +9,7 @@ namespace pinion {
 namespace {
 
 constexpr size_t max_steps = 64;
-constexpr size_t growth_floor = size_t{16} << 20, growth_factor = 64;
+constexpr size_t growth_floor = size_t{1} << 20, growth_factor = 64;
 
 template <class PerChar>
 void rewrite(std::string& text, PerChar&& per_char) {
@@ -52,8 +52,8 @@ bool Replacement::single_char() const {
   return !regex_ && is_one_char(literal_);
 }
 
-void Replacement::apply(std::string& text) const {
-  const size_t limit = std::max(growth_floor, text.size() * growth_factor);
+void Replacement::apply(std::string& text, size_t limit) const {
+  limit = std::max(limit, text.size());
   std::string out;
   if (regex_) {
     bool fits = true;
@@ -79,6 +79,7 @@ void Replacement::apply(std::string& text) const {
 
 struct Normalizer::Apply {
   std::string& text;
+  size_t limit;
 
   void operator()(NormalForm form) const { normalize_unicode(text, form); }
   void operator()(const Lowercase&) const { lowercase(text); }
@@ -97,7 +98,7 @@ struct Normalizer::Apply {
       if (!is_mark(c)) append_utf8(c, out);
     });
   }
-  void operator()(const Replacement& step) const { step.apply(text); }
+  void operator()(const Replacement& step) const { step.apply(text, limit); }
   void operator()(const Prepend& step) const {
     if (!text.empty()) text.insert(0, step.text);
   }
@@ -137,7 +138,8 @@ struct Normalizer::Apply {
 };
 
 void Normalizer::apply(std::string& text) const {
-  for (const Step& step : steps_) std::visit(Apply{text}, step);
+  const Apply apply{text, growth_floor + text.size() * growth_factor};
+  for (const Step& step : steps_) std::visit(apply, step);
 }
 
 Result<Normalizer> Normalizer::parse(const Json* object, std::string_view where) {

@@ -15,12 +15,12 @@
 
 namespace pinion {
 
-// Replaces every match of a string or regular expression; also a decoder step. A result that would pass
-// max(16 MiB, 64 times the input) is not made: the text stays as it is, so no file can make text explode.
+// Replaces every match of a string or regular expression; also a decoder step. A result larger than both `limit` and
+// the text is not made, the text stays as it is: a chain of replacements must not make text explode.
 class Replacement {
  public:
   static Result<Replacement> parse(const Json& object, std::string_view where);
-  void apply(std::string& text) const;
+  void apply(std::string& text, size_t limit) const;
   bool single_char() const;  // the pattern is one literal character
 
  private:

@@ -123,7 +123,7 @@ Status PreTokenizer::add(const Json& object, std::string_view where) {
     PINION_TRY(const bool individual, bool_field(object, "individual_digits", where, false));
     add_chars(is_numeric, individual ? Behavior::isolated : Behavior::contiguous);
   } else if (type == "Whitespace") {
-    return add_regex(R"(\w+|[^\w\s]+)", where, Behavior::removed, true);
+    return add_regex(R"([\w\x{200C}\x{200D}]+|[^\w\x{200C}\x{200D}\s]+)", where, Behavior::removed, true);
   } else if (type == "WhitespaceSplit") {
     add_chars(is_whitespace, Behavior::removed);
   } else if (type == "Punctuation") {

@@ -7,6 +7,8 @@
 namespace pinion {
 namespace {
 
+constexpr size_t max_replacement = 256;  // bytes; longer ones, which no real map has, are not applied
+
 std::optional<std::string> decode_base64(std::string_view text) {
   std::string out;
   uint32_t bits = 0;
@@ -77,7 +79,9 @@ std::optional<std::string_view> PrecompiledCharsmap::replacement(std::string_vie
     // An index into the middle of a character would break the text's UTF-8.
     if (at >= strings_.size() || (static_cast<unsigned char>(strings_[at]) & 0xC0) == 0x80) return {};
     const std::string_view rest = std::string_view(strings_).substr(at);
-    return rest.substr(0, rest.find('\0'));
+    const std::string_view found = rest.substr(0, rest.find('\0'));
+    if (found.size() > max_replacement) return {};
+    return found;
   }
   return {};
 }

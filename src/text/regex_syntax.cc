@@ -154,6 +154,15 @@ class Rewriter {
       pos_ += 2;
       return {};
     }
+    if (c == 'b' || c == 'B') {
+      const std::string word = "[" + std::string(word_items) + "]";
+      const std::string inside = "(?<=" + word + ")", before = "(?=" + word + ")";
+      const std::string outside = "(?<!" + word + ")", after = "(?!" + word + ")";
+      out_ += c == 'b' ? "(?:" + inside + after + "|" + outside + before + ")"
+                       : "(?:" + inside + before + "|" + outside + after + ")";
+      pos_ += 2;
+      return {};
+    }
     return plain_escape(out_);
   }
 
@@ -203,7 +212,8 @@ class Rewriter {
       } else if (c == '[' && peek(1) == ':') {
         const size_t close = in_.find(":]", pos_);
         if (close == std::string_view::npos) return bad("'[:' without ':]'");
-        items.append(in_.substr(pos_, close + 2 - pos_));
+        const std::string_view name = in_.substr(pos_, close + 2 - pos_);
+        items += name == "[:punct:]" ? R"(\p{P}\p{S})" : name == "[:word:]" ? word_items : name;
         pos_ = close + 2;
       } else if (c == '[') {
         PINION_TRY(std::string nested, char_class(depth + 1));

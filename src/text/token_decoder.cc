@@ -11,6 +11,7 @@ namespace pinion {
 namespace {
 
 constexpr size_t max_steps = 32;
+constexpr size_t token_limit = 64 * 1024, text_limit = size_t{16} << 20;  // what replacements may grow to
 
 void replace_all(std::string& text, std::string_view from, std::string_view to) {
   if (from.empty() || text.find(from) == std::string::npos) return;
@@ -156,7 +157,7 @@ void TokenDecoder::Stream::feed_whole(size_t at, std::string_view token, std::st
     }
     case Kind::replace:
       text = token;
-      step.replacement.apply(text);
+      step.replacement.apply(text, step.fused ? text_limit : token_limit);
       return feed(at + 1, text, out);
     case Kind::byte_fallback:
       if (const auto byte = fallback_byte(token)) {
@@ -253,7 +254,7 @@ std::string TokenDecoder::token_bytes(std::string_view token) const {
         return text;  // bytes from here on, not characters
       }
       case Kind::replace:
-        step.replacement.apply(text);
+        step.replacement.apply(text, token_limit);
         break;
       case Kind::byte_fallback:
         if (const auto byte = fallback_byte(text)) return std::string(1, *byte);

@@ -162,7 +162,7 @@ bool is_control(char32_t c) {
   if (c == '\t' || c == '\n' || c == '\r') return false;
   const auto kind = category(c);
   return kind == UTF8PROC_CATEGORY_CC || kind == UTF8PROC_CATEGORY_CF || kind == UTF8PROC_CATEGORY_CO ||
-         kind == UTF8PROC_CATEGORY_CS || kind == UTF8PROC_CATEGORY_CN;
+         kind == UTF8PROC_CATEGORY_CS;
 }
 
 bool is_word_char(char32_t c) {

@@ -54,7 +54,7 @@ bool is_numeric(char32_t c);      // category N*
 bool is_punctuation(char32_t c);  // ASCII punctuation or category P*
 bool is_mark(char32_t c);         // category M*
 bool is_nonspacing(char32_t c);   // category Mn
-bool is_control(char32_t c);      // category C*, tab, LF and CR excepted
+bool is_control(char32_t c);      // category Cc, Cf, Co, Cs; tab, LF and CR excepted
 bool is_word_char(char32_t c);    // regular expressions' \w
 bool is_cjk_ideograph(char32_t c);
 void append_lowercase(char32_t c, std::string& out);
