@@ -1,0 +1,228 @@
+// pinion convert: a checkpoint in the Hugging Face layout again: in another dtype, divided over ranks, or made of dummy
+// weights. Tensors stream through, so that a model larger than memory converts.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <memory>
+
+#include "base/log.h"
+#include "checkpoint/writer.h"
+#include "cli/model.h"
+#include "cli/shard_checkpoint.h"
+#include "cli/verbs.h"
+
+namespace pinion::cli {
+namespace fs = std::filesystem;
+namespace {
+
+struct Args {
+  std::string model_dir, output_dir, dtype = "auto", load_format = "auto", max_shard_size = "5GB";
+  int tp_size = 1, pp_size = 1, ep_size = 1;
+  bool json = false;
+  std::vector<std::pair<std::string, std::string>> quantisation;  // flags given that this version refuses
+};
+
+// "5GB", "500MB", "2GiB" or a number of bytes.
+Result<uint64_t> parse_size(const std::string& text) {
+  const auto bad = [&] {
+    return fail(Errc::invalid_argument, "\"" + text + "\" is no size", "--max_shard_size",
+                "write 5GB, 500MB or a number of bytes");
+  };
+  char* unit = nullptr;
+  const double value = std::strtod(text.c_str(), &unit);
+  double scale = 0;
+  for (const auto& [name, s] : {std::pair{"", 1.0},
+                                {"B", 1.0},
+                                {"KB", 1e3},
+                                {"MB", 1e6},
+                                {"GB", 1e9},
+                                {"KiB", 1024.0},
+                                {"MiB", 1048576.0},
+                                {"GiB", 1073741824.0}}) {
+    if (std::string_view(unit) == name) scale = s;
+  }
+  if (unit == text.c_str() || scale == 0 || !(value * scale >= 1) || value * scale > 1e15) return bad();
+  return static_cast<uint64_t>(value * scale);
+}
+
+// A bar on a terminal, a line every few seconds in a log.
+class Progress {
+ public:
+  explicit Progress(uint64_t total) : total_(total) {}
+  void add(uint64_t bytes) {
+    done_ += bytes;
+    const auto now = std::chrono::steady_clock::now();
+    const bool terminal = isatty(STDERR_FILENO) != 0;
+    if (now - last_ < std::chrono::milliseconds(terminal ? 200 : 5000)) return;
+    last_ = now;
+    shown_ = terminal;
+    const double share = total_ ? 100.0 * static_cast<double>(done_) / static_cast<double>(total_) : 100;
+    if (terminal) {
+      fmt::print(stderr, "\r{:5.1f} % of {:.1f} MiB", share, static_cast<double>(total_) / (1 << 20));
+    } else {
+      spdlog::info("{:.1f} % of {:.1f} MiB written", share, static_cast<double>(total_) / (1 << 20));
+    }
+  }
+  ~Progress() {
+    if (shown_) fmt::print(stderr, "\r\033[K");
+  }
+
+ private:
+  uint64_t total_, done_ = 0;
+  bool shown_ = false;
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+Status refuse_unsupported(const Args& a) {
+  if (!a.quantisation.empty()) {
+    return fail(Errc::unsupported, "this version does not quantise", a.quantisation[0].first,
+                "leave the flag out; --dtype float16 and bfloat16 are supported");
+  }
+  if (a.ep_size > 1) {
+    return fail(Errc::unsupported,
+                "no family with experts is supported, so there is nothing to divide over expert-parallel ranks",
+                "--ep_size", "use --tp_size or --pp_size");
+  }
+  return {};
+}
+
+Status run(const Args& a) {
+  const auto start = std::chrono::steady_clock::now();
+  PINION_OK(refuse_unsupported(a));
+  std::optional<DType> dtype;
+  if (a.dtype != "auto") {
+    dtype = dtype_from_name(a.dtype);
+    if (!dtype || !is_float(*dtype)) {
+      return fail(Errc::invalid_argument, "the dtype \"" + a.dtype + "\" is not supported", "--dtype",
+                  "choose auto, float32, float16 or bfloat16");
+    }
+  }
+  HfWriteOptions options;
+  PINION_TRY(options.max_shard_bytes, parse_size(a.max_shard_size));
+  PINION_OK(check_output_directory(a.output_dir));
+  PINION_TRY(Checkpoint checkpoint, open_checkpoint(a.model_dir, a.load_format));
+  std::error_code code;
+  if (fs::equivalent(checkpoint.dir(), a.output_dir, code)) {
+    return fail(Errc::invalid_argument, "the output would replace the model that is read", "--output_dir",
+                "choose another directory");
+  }
+  PINION_TRY(Model model, build_model(checkpoint.config(), checkpoint.config_path().string()));
+  PINION_TRY(std::vector<RankPlan> plans, plan_ranks(model, a.tp_size, a.pp_size));
+
+  Json config = checkpoint.config();
+  const auto type_of = [&](const std::string& name) {
+    if (dtype || checkpoint.is_dummy()) return Result<DType>(dtype.value_or(model.config.dtype));
+    auto t = checkpoint.tensor(name);
+    return t ? Result<DType>(t->dtype) : Result<DType>(t.error());
+  };
+  if (dtype) {
+    const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
+    config[key] = std::string(name(*dtype));
+  }
+  // Beside a config of another name lie other models' files, if any.
+  if (checkpoint.config_path().filename() == "config.json") options.copy_from = checkpoint.dir();
+
+  const bool ranks = plans.size() > 1;
+  std::vector<std::vector<TensorToWrite>> tensors;
+  uint64_t total = 0;
+  for (const RankPlan& plan : plans) {
+    auto& list = tensors.emplace_back();
+    for (const TensorSlice& t : plan.tensors) {
+      PINION_TRY(const DType type, type_of(t.name));
+      PINION_TRY(TensorToWrite w, slice_tensor(checkpoint, t, type));
+      total += w.bytes();
+      list.push_back(std::move(w));
+    }
+  }
+  std::vector<std::string> unknown;
+  if (!checkpoint.is_dummy()) {
+    for (const std::string& name : checkpoint.names()) {
+      if (std::ranges::none_of(plans, [&](const RankPlan& p) {
+            return std::ranges::find(p.tensors, name, &TensorSlice::name) != p.tensors.end();
+          })) {
+        unknown.push_back(name);
+      }
+    }
+    if (!unknown.empty())
+      spdlog::warn("{} tensors that the model does not use are left out, first {}", unknown.size(), unknown[0]);
+  }
+  auto progress = std::make_shared<Progress>(total);
+  uint64_t before = 0;
+  options.progress = [progress, &before](uint64_t done, uint64_t) {
+    progress->add(done - before);
+    before = done;
+  };
+
+  PINION_TRY(AtomicDir dir, AtomicDir::create(a.output_dir));
+  if (!ranks) {
+    PINION_OK(write_hf_files(dir.path(), config, tensors[0], options));
+  } else {
+    for (size_t r = 0; r < plans.size(); ++r) {
+      const fs::path to = dir.path() / fmt::format("rank{}", r);
+      if (!fs::create_directory(to, code)) return fail(Errc::io, "cannot create the directory", to.string());
+      Json own = config;
+      own["pinion"] = rank_json(plans[r], a.tp_size, a.pp_size);
+      before = 0;
+      PINION_OK(write_hf_files(to, own, tensors[r], options));
+    }
+    // At the top only what says that the ranks belong together.
+    config["pinion"] = {{"tp_size", a.tp_size}, {"pp_size", a.pp_size}, {"ranks", plans.size()}};
+    PINION_OK(write_file(dir.path() / "config.json", config.dump(2) + "\n"));
+  }
+  PINION_OK(dir.commit());
+  progress.reset();
+  options.progress = nullptr;
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (a.json) {
+    fmt::print("{}\n", Json{{"output_dir", a.output_dir},
+                            {"bytes", total},
+                            {"ranks", plans.size()},
+                            {"tensors_left_out", unknown.size()},
+                            {"seconds", seconds}}
+                           .dump());
+  } else {
+    fmt::print("wrote {}: {:.1f} MiB, {} rank{}, {:.1f} s\n", a.output_dir, static_cast<double>(total) / (1 << 20),
+               plans.size(), ranks ? "s" : "", seconds);
+  }
+  return {};
+}
+
+}  // namespace
+
+Verb add_convert(CLI::App& app) {
+  auto a = std::make_shared<Args>();
+  app.add_option("--model_dir,--checkpoint_dir", a->model_dir,
+                 "a Hugging Face directory, org/name in the local cache; with --load_format dummy also a config.json")
+      ->required();
+  app.add_option("--output_dir", a->output_dir,
+                 "the directory to write; with ranks, one directory rank0, rank1 … each in it")
+      ->required();
+  app.add_option("--dtype", a->dtype, "auto (as it is), float32, float16 or bfloat16")->capture_default_str();
+  app.add_option("--load_format", a->load_format, "auto, or dummy: pseudo-random weights from config.json alone")
+      ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
+      ->capture_default_str();
+  app.add_option("--max_shard_size", a->max_shard_size, "of one safetensors file: 5GB, 500MB …")->capture_default_str();
+  app.add_option("--tp_size", a->tp_size, "tensor-parallel ranks")->check(CLI::Range(1, 1024))->capture_default_str();
+  app.add_option("--pp_size", a->pp_size, "pipeline-parallel ranks")->check(CLI::Range(1, 1024))->capture_default_str();
+  app.add_option("--ep_size", a->ep_size, "expert-parallel ranks: only 1, as no family has experts")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_flag("--json", a->json, "print one JSON object: output_dir, bytes, ranks, tensors_left_out, seconds");
+  // Known from other compilers; named, so that they are refused and not taken for a typing error.
+  for (const char* flag : {"--use_weight_only", "--use_fp8", "--smoothquant", "--per_channel", "--per_token",
+                           "--int8_kv_cache", "--fp8_kv_cache"}) {
+    app.add_flag_callback(
+           flag, [a, flag] { a->quantisation.emplace_back(flag, ""); }, "refused: this version does not quantise")
+        ->group("");
+  }
+  for (const char* flag : {"--weight_only_precision", "--calib_dataset", "--calib_size", "--qformat", "--group_size"}) {
+    app.add_option_function<std::string>(
+           flag, [a, flag](const std::string& v) { a->quantisation.emplace_back(flag, v); },
+           "refused: this version does not quantise")
+        ->group("");
+  }
+  return [a] { return run(*a); };
+}
+
+}  // namespace pinion::cli
