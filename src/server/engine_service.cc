@@ -1,0 +1,40 @@
+#include "server/engine_service.h"
+
+namespace pinion {
+
+Result<uint64_t> EngineGenerator::submit(Request request, OutputSink sink) {
+  return loop_.submit(std::move(request), std::move(sink));
+}
+void EngineGenerator::cancel(uint64_t ticket) {
+  loop_.cancel(ticket);
+}
+LoopStats EngineGenerator::stats() const {
+  return loop_.stats();
+}
+
+// Hermes' form of tool calls is known by its tag, which its templates spell out for the model.
+ModelText::ModelText(const Tokenizer& tokenizer, const ChatTemplate* chat_template)
+    : tokenizer_(tokenizer),
+      template_(chat_template),
+      writes_tool_calls_(chat_template && chat_template->source().find("<tool_call>") != std::string::npos) {}
+
+std::vector<int32_t> ModelText::encode(std::string_view text, bool add_special_tokens) const {
+  return tokenizer_.encode(text, add_special_tokens);
+}
+std::string ModelText::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
+  return tokenizer_.decode(ids, skip_special_tokens);
+}
+std::string ModelText::token_bytes(int32_t id) const {
+  return tokenizer_.token_bytes(id);
+}
+std::string ModelText::token_name(int32_t id) const {
+  return std::string(tokenizer_.id_to_token(id));
+}
+
+Result<std::string> ModelText::render(const OrderedJson& messages, const OrderedJson& tools, bool add_generation_prompt,
+                                      const OrderedJson& extra) const {
+  return template_->render(
+      {.messages = messages, .tools = tools, .add_generation_prompt = add_generation_prompt, .extra = extra});
+}
+
+}  // namespace pinion

@@ -1,0 +1,44 @@
+// The real service: EngineLoop, Tokenizer and ChatTemplate behind the server's interfaces.
+//
+//   EngineGenerator generator(loop);
+//   ModelText text(tokenizer, chat_template);
+//   ModelService service{.generator = &generator, .text = &text, .name = …, .max_seq_len = loop.options().max_seq_len,
+//                        .vocab_size = …, .defaults = …};
+#pragma once
+
+#include "server/service.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
+
+namespace pinion {
+
+class EngineGenerator final : public Generator {
+ public:
+  explicit EngineGenerator(EngineLoop& loop) : loop_(loop) {}  // borrowed
+  Result<uint64_t> submit(Request request, OutputSink sink) override;
+  void cancel(uint64_t ticket) override;
+  LoopStats stats() const override;
+
+ private:
+  EngineLoop& loop_;
+};
+
+class ModelText final : public TextCodec {
+ public:
+  ModelText(const Tokenizer& tokenizer, const ChatTemplate* chat_template);  // borrowed; the template may be null
+  std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override;
+  std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const override;
+  std::string token_bytes(int32_t id) const override;
+  std::string token_name(int32_t id) const override;
+  bool has_chat_template() const override { return template_ != nullptr; }
+  bool writes_tool_calls() const override { return writes_tool_calls_; }
+  Result<std::string> render(const OrderedJson& messages, const OrderedJson& tools, bool add_generation_prompt,
+                             const OrderedJson& extra) const override;
+
+ private:
+  const Tokenizer& tokenizer_;
+  const ChatTemplate* template_;
+  const bool writes_tool_calls_;
+};
+
+}  // namespace pinion
