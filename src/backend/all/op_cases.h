@@ -2,7 +2,7 @@
 // A case is a description; make_problem fills it with random data from a seed, and launch_case runs one kernel on it.
 #pragma once
 
-#include <new>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -56,9 +56,9 @@ class OpProblem {
 
  private:
   template <class T>
-  struct Allocator {  // 64-byte aligned, as devices give it
+  struct Allocator {  // as devices give it: 64-byte aligned, large memory in huge pages
     using value_type = T;
-    T* allocate(size_t n) { return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{64})); }
+    T* allocate(size_t n);
     void deallocate(T* p, size_t) { ::operator delete (p, std::align_val_t{64}); }
     bool operator==(const Allocator&) const { return true; }
   };

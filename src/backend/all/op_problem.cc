@@ -1,9 +1,12 @@
 // Fills a case with data and runs kernels on it.
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <numeric>
 #include <random>
 
@@ -49,6 +52,15 @@ CacheShape cache_shape(const Op& op) {
 }
 
 }  // namespace
+
+template <class T>
+T* OpProblem::Allocator<T>::allocate(size_t n) {
+  const size_t bytes = std::max<size_t>(n * sizeof(T), 1), page = bytes >= (4u << 20) ? 2u << 20 : 64;
+  void* p = std::aligned_alloc(page, (bytes + page - 1) / page * page);
+  if (p == nullptr) throw std::bad_alloc();
+  if (page > 64) madvise(p, bytes, MADV_HUGEPAGE);
+  return static_cast<T*>(p);
+}
 
 OpProblem::OpProblem(const OpCase& c, uint64_t seed) : case_(c) {
   std::mt19937_64 random(seed);

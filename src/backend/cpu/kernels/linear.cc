@@ -34,7 +34,7 @@ LinearTile tile_of(const Tuning& tuning, const LinearTile& defaults, int64_t k) 
   return tile;
 }
 
-constexpr LinearTile kSkinnyTile{.panel = 32, .k_block = 1024, .m_block = 66, .prefetch = false};
+constexpr LinearTile kSkinnyTile{.panel = 32, .k_block = 1024, .m_block = 66, .prefetch = true};
 constexpr LinearTile kGemmTile{.panel = 64, .k_block = 1024, .m_block = 132, .prefetch = false};
 
 std::vector<Tuning> gemv_tunings(const Call&, const DeviceInfo&) {
@@ -42,7 +42,7 @@ std::vector<Tuning> gemv_tunings(const Call&, const DeviceInfo&) {
 }
 
 std::vector<Tuning> skinny_tunings(const Call&, const DeviceInfo&) {
-  return {{{32, 1024, 66, 0}}, {{32, 512, 66, 0}}, {{32, 1024, 66, 1}}, {{16, 2048, 66, 0}}};
+  return {{{32, 1024, 66, 1}}, {{32, 512, 66, 1}}, {{16, 2048, 66, 1}}, {{32, 1024, 66, 0}}};
 }
 
 // 132 rows: full tiles of 6 and of 3. A panel of 64 x 1024 floats and its x fit a 2 MiB L2; 32 x 512 a 512 KiB one.
@@ -127,11 +127,18 @@ void blocked(const LaunchArgs& args, CpuStream& cpu, const LinearTile& tile) {
   auto* scratch = reinterpret_cast<float*>(args.workspace.data());
   const int64_t panels = (task.out + tile.panel - 1) / tile.panel;
   const int64_t parts = (task.m + tile.m_block - 1) / tile.m_block;
-  // Rows of x in equal parts; neighbouring tasks share a panel, which the caches still hold.
-  cpu.run_slots(panels * parts, [&](int64_t slot, int64_t i) {
-    const int64_t first = i / parts * tile.panel, part = i % parts;
-    cpu.isa().gemm(task, tile, first, std::min(task.out, first + tile.panel), task.m * part / parts,
-                   task.m * (part + 1) / parts, scratch + slot * floats);
+  // Rows of x in equal parts; neighbouring tasks share a panel, which the caches still hold. With one part, a task is a
+  // run of panels, so that the panel fetched ahead is this thread's own next one; several runs a thread even out
+  // delays.
+  const int64_t run = parts > 1 ? 1 : std::max<int64_t>(1, panels / (6L * cpu.threads()));
+  const int64_t runs = (panels + run - 1) / run;
+  cpu.run_slots(runs * parts, [&](int64_t slot, int64_t i) {
+    const int64_t part = i % parts;
+    for (int64_t panel = i / parts * run; panel < std::min(panels, (i / parts + 1) * run); ++panel) {
+      const int64_t first = panel * tile.panel;
+      cpu.isa().gemm(task, tile, first, std::min(task.out, first + tile.panel), task.m * part / parts,
+                     task.m * (part + 1) / parts, scratch + slot * floats);
+    }
   });
 }
 
