@@ -1,0 +1,67 @@
+// The engine loop's inside, shared by its two halves: engine_loop.cc (any thread) and engine_steps.cc (the engine
+// thread).
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "runtime/engine_loop.h"
+#include "runtime/executor.h"
+#include "runtime/scheduler.h"
+
+namespace pinion {
+
+struct EngineLoop::Impl {
+  Impl(Executor& e, TextDecoderFactory t, LoopOptions o);
+
+  // Any thread.
+  Status validate_request(const Request& request) const;
+  std::unique_ptr<Sequence> make_sequence(Request request, OutputSink sink) const;
+
+  // The engine thread.
+  void run();
+  void turn(std::span<Sequence* const> arrived, const std::vector<uint64_t>& cancelled);
+  void step();
+  void run_batch(const Plan& plan, std::span<const float>& logits);
+  Status read_rows(const PlanItem& item, std::span<const float> rows, OutputPiece& piece);
+  void append(Sequence& seq, const Sampled& sampled, OutputPiece& piece);
+  void send(Sequence& seq, OutputPiece piece);
+  void fail_sequence(Sequence& seq, Error error, OutputPiece piece = {});
+  void publish();
+
+  Executor& executor;
+  const TextDecoderFactory make_text;
+  const LoopOptions options;
+  BlockPool pool;
+  Scheduler scheduler;
+  Sampler sampler;
+  const std::vector<int32_t> eos;
+
+  // The engine thread's own; `turn_mutex` is held while it works, so that integrity() can look in between.
+  mutable std::mutex turn_mutex;
+  std::map<uint64_t, std::unique_ptr<Sequence>> live;
+  Queues queues;
+  uint64_t steps = 0;
+
+  // Shared, under `mutex`.
+  mutable std::mutex mutex;
+  std::condition_variable wake, idle;
+  std::vector<std::unique_ptr<Sequence>> inbox;
+  std::vector<uint64_t> cancels;
+  uint64_t next_ticket = 1;
+  size_t unfinished = 0;
+  bool stop = false, draining = false;
+  std::string dead;  // an internal error ended the loop: what it said
+  LoopStats stats;
+
+  std::thread thread;  // last: it uses all the above
+};
+
+}  // namespace pinion
