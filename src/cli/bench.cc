@@ -1,0 +1,143 @@
+// pinion bench: latency (one batch, step by step, against the machine's ceilings), throughput (the engine loop under
+// load) and the ceilings alone.
+#include "cli/bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+
+#include "cli/verbs.h"
+
+namespace pinion::cli {
+
+std::vector<int32_t> random_tokens(int32_t count, int32_t vocab, uint64_t seed) {
+  std::vector<int32_t> out(count);
+  uint64_t x = seed * 0x9e3779b97f4a7c15u + 1;
+  for (int32_t& t : out) {
+    x ^= x << 13, x ^= x >> 7, x ^= x << 17;
+    t = static_cast<int32_t>((x >> 33) % static_cast<uint64_t>(vocab));
+  }
+  return out;
+}
+
+double quantile(std::vector<double> values, double q) {
+  if (values.empty()) return 0;
+  std::ranges::sort(values);
+  const auto rank = static_cast<int64_t>(std::ceil(q * static_cast<double>(values.size())));
+  return values[std::clamp<int64_t>(rank - 1, 0, std::ssize(values) - 1)];
+}
+
+StepCost step_cost(const Engine& engine) {
+  const Graph& g = engine.graph();
+  StepCost cost;
+  std::vector<bool> read(engine.weights().size());
+  for (size_t i = 0; i < g.nodes().size(); ++i) {
+    const Node& n = g.nodes()[i];
+    if (std::holds_alternative<Embed>(n.op)) continue;
+    for (int32_t id : engine.node_weights(i)) read[id] = true;
+    if (const auto* l = std::get_if<Linear>(&n.op)) {
+      const double flops = 2.0 * static_cast<double>(l->in) * static_cast<double>(l->out);
+      (g.spec(n.in[0]).rows == Rows::outputs ? cost.flops_per_output : cost.flops_per_token) += flops;
+    }
+  }
+  for (size_t i = 0; i < read.size(); ++i) {
+    if (read[i]) cost.weight_bytes += static_cast<double>(engine.weights()[i].spec.bytes());
+  }
+  return cost;
+}
+
+double kv_bytes(const Engine& engine, int64_t context) {
+  double bytes = 0;
+  for (const KvLayer& l : engine.graph().kv_layers) {
+    const int64_t seen = l.window > 0 ? std::min<int64_t>(context, l.window) : context;
+    bytes += 2.0 * static_cast<double>(l.kv_heads * l.head_dim * seen *
+                                       static_cast<int64_t>(byte_size(engine.manifest().kv_dtype)));
+  }
+  return bytes;
+}
+
+namespace {
+
+Status bench_ceilings(const BenchArgs& a) {
+  PINION_TRY(const cpu::Ceilings c,
+             cpu::measure_ceilings({.threads = a.model.build.threads, .isa = a.model.build.isa}));
+  if (a.json) {
+    fmt::print("{}\n",
+               Json{{"read_gbps", c.read_gbps}, {"f32_gflops", c.f32_gflops}, {"read_threads", c.read_threads}}.dump());
+  } else {
+    fmt::print("read {:.1f} GB/s with {} threads, f32 {:.1f} GFLOP/s\n", c.read_gbps, c.read_threads, c.f32_gflops);
+  }
+  return {};
+}
+
+void add_shared(CLI::App& app, BenchArgs& a) {
+  app.add_option("model", a.model.model, "an engine, a checkpoint, or org/name in the local Hugging Face cache");
+  app.add_option("--config", a.config, "a config.json in place of MODEL, with --load_format dummy");
+  app.add_option("--tokenizer", a.model.tokenizer, "directory of the tokenizer files, when not the model's");
+  add_build_options(app, a.model.build);
+  add_limit_options(app, a.model.limits);
+  app.add_option("--input_len", a.input_len, "tokens of each prompt")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app.add_option("--output_len", a.output_len, "tokens generated for each")
+      ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app.add_option("--seed", a.seed, "of the prompts' random tokens")->capture_default_str();
+}
+
+Status choose_model(BenchArgs& a) {
+  if (a.model.model.empty() == a.config.empty()) {
+    return fail(Errc::invalid_argument, "give either MODEL or --config", "pinion bench");
+  }
+  if (a.model.model.empty()) {
+    if (a.model.build.load_format != "dummy")
+      return fail(Errc::invalid_argument, "a config alone has no weights", "--config", "add --load_format dummy");
+    a.model.model = a.config;
+  }
+  return {};
+}
+
+}  // namespace
+
+Verb add_bench(CLI::App& app) {
+  app.require_subcommand(1);
+  auto a = std::make_shared<BenchArgs>();
+  CLI::App* latency =
+      app.add_subcommand("latency", "one batch: time to first token, time per token, against the ceilings");
+  add_shared(*latency, *a);
+  latency->add_option("--batch_size", a->batch_size, "sequences that run together")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  latency->add_option("--iterations", a->iterations, "prefills timed; the median counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  latency->add_flag("--json", a->json,
+                    "print one JSON object: time_to_first_token_ms, prefill_tokens_per_second, decode_ms_per_token, "
+                    "decode_floor_ms, ceilings, ratios …");
+
+  CLI::App* throughput = app.add_subcommand("throughput", "many requests through the engine loop");
+  add_shared(*throughput, *a);
+  throughput->add_option("--num_requests", a->num_requests, "requests in all")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  throughput->add_option("--concurrency", a->concurrency, "requests in flight at once")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  throughput->add_flag(
+      "--json", a->json,
+      "print one JSON object: requests_per_second, output_tokens_per_second, ttft_p50_ms, ttft_p99_ms …");
+
+  CLI::App* ceilings = app.add_subcommand("ceilings", "what this machine's memory and multiply-adds can do");
+  ceilings->add_option("--threads", a->model.build.threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024));
+  ceilings->add_option("--isa", a->model.build.isa, "force the instruction set: avx512, avx2 or scalar");
+  ceilings->add_flag("--json", a->json, "print one JSON object: read_gbps, f32_gflops, read_threads");
+  return [=]() -> Status {
+    if (ceilings->parsed()) return bench_ceilings(*a);
+    PINION_OK(choose_model(*a));
+    return latency->parsed() ? bench_latency(*a) : bench_throughput(*a);
+  };
+}
+
+}  // namespace pinion::cli

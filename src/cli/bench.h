@@ -1,0 +1,34 @@
+// The parts of `pinion bench`: what they share is the model, and ceilings measured in the same run.
+#pragma once
+
+#include "backend/cpu/ceilings.h"
+#include "cli/model.h"
+
+namespace pinion::cli {
+
+struct BenchArgs {
+  ModelArgs model;  // model.model: MODEL, or --config
+  std::string config;
+  int32_t input_len = 128, output_len = 32, batch_size = 1, iterations = 3;
+  int32_t num_requests = 32, concurrency = 8;
+  uint64_t seed = 1;
+  bool json = false;
+};
+
+Status bench_latency(BenchArgs args);
+Status bench_throughput(BenchArgs args);
+
+// Pseudo-random token ids below `vocab`: the same for a seed, on every machine.
+std::vector<int32_t> random_tokens(int32_t count, int32_t vocab, uint64_t seed);
+double quantile(std::vector<double> values, double q);  // nearest rank; 0 when empty
+
+// What one step must do, from the engine alone.
+struct StepCost {
+  double weight_bytes = 0;                           // all weights but an embedding table that only looks up rows
+  double flops_per_token = 0, flops_per_output = 0;  // of the linear ops: two per multiply-add
+};
+StepCost step_cost(const Engine& engine);
+// KV bytes that one sequence's decode step reads at this context.
+double kv_bytes(const Engine& engine, int64_t context);
+
+}  // namespace pinion::cli

@@ -1,0 +1,209 @@
+// pinion bench latency: the executor driven by hand, without scheduler or sampling. Every time is set beside its floor
+// from ceilings measured in the same run; a time below its floor means that the measurement is wrong, and fails the
+// run.
+#include <fmt/format.h>
+
+#include <chrono>
+#include <numeric>
+
+#include "base/check.h"
+#include "cli/bench.h"
+
+namespace pinion::cli {
+namespace {
+
+double milliseconds_of(const auto& f) {
+  const auto start = std::chrono::steady_clock::now();
+  f();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The batch's prompts and pages: sequence i owns the same pages in every run.
+class Run {
+ public:
+  Run(EngineExecutor& e, const BenchArgs& a) : e_(e), a_(a) {
+    const int32_t length = a.input_len + a.output_len;
+    const int32_t blocks = (length + e.block_size() - 1) / e.block_size();
+    int32_t next = 0;
+    for (int32_t s = 0; s < a.batch_size; ++s) {
+      tokens_.push_back(random_tokens(length, e.vocab_size(), a.seed + s));
+      auto& tables = tables_.emplace_back();
+      for (size_t g = 0; g < e.kv_groups().size(); ++g) {
+        tables.emplace_back(blocks);
+        std::iota(tables.back().begin(), tables.back().end(), next);
+        next += blocks;
+      }
+    }
+  }
+
+  // All prompts, in steps as full as the limit allows; the last token of each gives logits. Milliseconds.
+  double prefill() {
+    return milliseconds_of([&] {
+      Batch batch;
+      int32_t room = e_.options().max_num_tokens;
+      for (int32_t s = 0; s < a_.batch_size; ++s) {
+        for (int32_t past = 0; past < a_.input_len;) {
+          const int32_t n = std::min(room, a_.input_len - past);
+          batch.seqs.push_back(piece(s, past, n, past + n == a_.input_len));
+          past += n;
+          room -= n;
+          if (room == 0) {
+            e_.forward(batch);
+            batch.seqs.clear();
+            room = e_.options().max_num_tokens;
+          }
+        }
+      }
+      if (!batch.seqs.empty()) e_.forward(batch);
+    });
+  }
+
+  // One token of every sequence, the step-th after the prompt. Milliseconds.
+  double decode(int32_t step) {
+    Batch batch;
+    for (int32_t s = 0; s < a_.batch_size; ++s) batch.seqs.push_back(piece(s, a_.input_len + step, 1, true));
+    return milliseconds_of([&] { e_.forward(batch); });
+  }
+
+ private:
+  BatchSeq piece(int32_t s, int32_t past, int32_t n, bool output) const {
+    BatchSeq seq{.tokens = std::span(tokens_[s]).subspan(past, n),
+                 .past = past,
+                 .rope_length = a_.input_len,
+                 .blocks = {},
+                 .outputs = output ? 1 : 0};
+    for (const auto& t : tables_[s]) seq.blocks.emplace_back(t);
+    return seq;
+  }
+
+  EngineExecutor& e_;
+  const BenchArgs& a_;
+  std::vector<std::vector<int32_t>> tokens_;
+  std::vector<std::vector<std::vector<int32_t>>> tables_;  // by sequence, by KV group
+};
+
+void take_better(cpu::Ceilings& best, const cpu::Ceilings& other) {
+  if (other.read_gbps > best.read_gbps) best.read_gbps = other.read_gbps, best.read_threads = other.read_threads;
+  best.f32_gflops = std::max(best.f32_gflops, other.f32_gflops);
+}
+
+}  // namespace
+
+Status bench_latency(BenchArgs a) {
+  a.model.limits.max_batch_size = a.batch_size;
+  if (!a.model.limits.max_seq_len) a.model.limits.max_seq_len = a.input_len + a.output_len;
+  if (a.model.limits.max_seq_len < a.input_len + a.output_len) {
+    return fail(Errc::invalid_argument, "the prompt and the output are longer than the limit", "--max_seq_len",
+                "raise it, or shorten --input_len or --output_len");
+  }
+  const int64_t prompt = int64_t{a.batch_size} * a.input_len;
+  const auto step_tokens = static_cast<int32_t>(std::clamp<int64_t>(prompt, a.batch_size, 2048));
+  if (a.model.limits.max_num_tokens && a.model.limits.max_num_tokens < a.batch_size)
+    a.model.limits.max_num_tokens = a.batch_size;
+  PINION_TRY(OpenModel m,
+             open_model(a.model, {.max_num_tokens = std::max(step_tokens, a.batch_size), .max_outputs = a.batch_size}));
+  EngineExecutor& e = *m.executor;
+  const int64_t need = blocks_needed(e.kv_groups(), e.block_size(), a.batch_size, a.input_len + a.output_len);
+  if (need > e.options().num_blocks) {
+    return fail(Errc::exhausted,
+                fmt::format("the KV cache holds {} blocks, the batch needs {}", e.options().num_blocks, need),
+                "--kv_cache_free_memory_fraction", "raise the fraction or shorten the run");
+  }
+
+  // A ceiling holds for reads of this size: a model that stays in the caches is judged by reads that do.
+  const StepCost cost = step_cost(*m.engine);
+  const double step_bytes = cost.weight_bytes + a.batch_size * kv_bytes(*m.engine, a.input_len + a.output_len / 2);
+  const auto read_bytes = static_cast<size_t>(std::clamp(step_bytes, double{16 << 20}, double{1} * (1 << 30)));
+  const bool on_cpu = m.device->info().backend == "cpu" || m.device->info().backend == "reference";
+  if (!on_cpu)
+    return fail(Errc::unsupported, "the ceilings of this device are not measured yet", m.device->info().backend,
+                "use --target cpu");
+  const DeviceOptions device{.threads = m.device->info().threads, .isa = a.model.build.isa};
+  PINION_TRY(cpu::Ceilings ceilings, cpu::measure_ceilings(device, read_bytes));
+
+  Run run(e, a);
+  run.prefill();  // warm-up: pages are touched, threads are awake
+  std::vector<double> prefill, decode;
+  for (int32_t i = 0; i < a.iterations; ++i) prefill.push_back(run.prefill());
+  for (int32_t i = 0; i + 1 < a.output_len; ++i) decode.push_back(run.decode(i));
+  // Once more: on a shared machine the first measurement may have met a bad moment.
+  PINION_TRY(const cpu::Ceilings again, cpu::measure_ceilings(device, read_bytes));
+  take_better(ceilings, again);
+
+  const double ttft = quantile(prefill, 0.5), step = quantile(decode, 0.5);
+  const double flops = cost.flops_per_token * static_cast<double>(prompt) + cost.flops_per_output * a.batch_size;
+  const double prefill_floor = flops / ceilings.f32_gflops * 1e-6;
+  const double read_floor = step_bytes / ceilings.read_gbps * 1e-6;
+  const double compute_floor =
+      (cost.flops_per_token + cost.flops_per_output) * a.batch_size / ceilings.f32_gflops * 1e-6;
+  const double decode_floor = std::max(read_floor, compute_floor);
+  const auto ratio = [](double over, double under) { return under > 0 ? over / under : 0; };
+
+  const double of_f32 = ratio(prefill_floor, ttft), of_read = decode.empty() ? 0 : ratio(read_floor, step),
+               of_f32_decode = decode.empty() ? 0 : ratio(compute_floor, step);
+  const auto limits = e.options();
+  if (a.json) {
+    const Json null;
+    fmt::print("{}\n", Json{{"model", m.engine->manifest().model_name},
+                            {"device", m.device->info().name},
+                            {"isa", m.device->info().isa},
+                            {"threads", m.device->info().threads},
+                            {"dtype", name(m.engine->manifest().dtype)},
+                            {"input_len", a.input_len},
+                            {"output_len", a.output_len},
+                            {"batch_size", a.batch_size},
+                            {"max_num_tokens", limits.max_num_tokens},
+                            {"open_seconds", m.open_seconds},
+                            {"time_to_first_token_ms", ttft},
+                            {"prefill_tokens_per_second", static_cast<double>(prompt) / ttft * 1e3},
+                            {"prefill_floor_ms", prefill_floor},
+                            {"decode_ms_per_token", decode.empty() ? null : Json(step)},
+                            {"decode_p99_ms", decode.empty() ? null : Json(quantile(decode, 0.99))},
+                            {"decode_tokens_per_second", decode.empty() ? null : Json(a.batch_size / step * 1e3)},
+                            {"decode_floor_ms", decode_floor},
+                            {"bytes_per_step", step_bytes},
+                            {"memory",
+                             {{"weights", e.memory().weights},
+                              {"kv", e.memory().kv},
+                              {"arena", e.memory().arena},
+                              {"workspace", e.memory().workspace}}},
+                            {"ceilings",
+                             {{"read_gbps", ceilings.read_gbps},
+                              {"f32_gflops", ceilings.f32_gflops},
+                              {"read_threads", ceilings.read_threads},
+                              {"read_buffer_bytes", read_bytes}}},
+                            {"ratios",
+                             {{"decode_over_floor", decode.empty() ? null : Json(ratio(step, decode_floor))},
+                              {"prefill_over_floor", ratio(ttft, prefill_floor)},
+                              {"decode_of_read_ceiling", of_read},
+                              {"decode_of_f32_ceiling", of_f32_decode},
+                              {"prefill_of_f32_ceiling", of_f32}}}}
+                           .dump());
+  } else {
+    fmt::print("{}: {}, {} threads, {}; batch {}, {} tokens in, {} out\n", m.engine->manifest().model_name,
+               name(m.engine->manifest().dtype), m.device->info().threads, m.device->info().isa, a.batch_size,
+               a.input_len, a.output_len);
+    fmt::print("  time to first token {:10.2f} ms   {:.0f} tokens/s, {:.2f} of the f32 ceiling ({:.1f} GFLOP/s)\n",
+               ttft, static_cast<double>(prompt) / ttft * 1e3, of_f32, ceilings.f32_gflops);
+    if (!decode.empty()) {
+      fmt::print(
+          "  decode, each step   {:10.2f} ms   {:.1f} tokens/s; floor {:.2f} ms, {:.2f} of the read ceiling ({:.1f} "
+          "GB/s over {:.0f} MiB)\n",
+          step, a.batch_size / step * 1e3, decode_floor, of_read, ceilings.read_gbps,
+          static_cast<double>(read_bytes) / (1 << 20));
+    }
+  }
+  for (const auto& [what, value] : {std::pair{"decode_of_read_ceiling", of_read},
+                                    {"decode_of_f32_ceiling", of_f32_decode},
+                                    {"prefill_of_f32_ceiling", of_f32}}) {
+    if (value > 1.00) {
+      return fail(
+          Errc::internal,
+          fmt::format("{} is {:.3f}: faster than this machine can be, so the measurement is wrong", what, value),
+          "bench latency", "run it again on a quiet machine");
+    }
+  }
+  return {};
+}
+
+}  // namespace pinion::cli
