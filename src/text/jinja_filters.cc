@@ -393,6 +393,7 @@ Value replace_text(Interpreter& in, const Value& self, std::string_view from, st
   while (limit != 0) {
     size_t hit = text.find(from, at);
     if (hit == npos) break;
+    if (!in.charge(1)) return {};
     if (to.size() > from.size() && out.size() + to.size() > in.memory()->limit) {
       return in.error("the template needs too much memory");
     }
