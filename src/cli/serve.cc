@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "cli/sampling_options.h"
 #include "cli/verbs.h"
+#include "server/engine_service.h"
 #include "server/server.h"
 
 namespace pinion::cli {
@@ -20,47 +21,6 @@ struct Args {
   std::string served_model_name, policy = "max_utilization";
   int32_t max_queue = 512, chunk_tokens = 512;
   bool no_prefix_reuse = false;
-};
-
-class LoopGenerator : public Generator {
- public:
-  explicit LoopGenerator(EngineLoop& loop) : loop_(loop) {}
-  Result<uint64_t> submit(Request request, OutputSink sink) override {
-    return loop_.submit(std::move(request), std::move(sink));
-  }
-  void cancel(uint64_t ticket) override { loop_.cancel(ticket); }
-  LoopStats stats() const override { return loop_.stats(); }
-
- private:
-  EngineLoop& loop_;
-};
-
-class ModelText : public TextCodec {
- public:
-  ModelText(const Tokenizer& tokenizer, const ChatTemplate* chat) : tokenizer_(tokenizer), chat_(chat) {}
-  std::vector<int32_t> encode(std::string_view text, bool special) const override {
-    return tokenizer_.encode(text, special);
-  }
-  std::string decode(std::span<const int32_t> ids, bool skip) const override { return tokenizer_.decode(ids, skip); }
-  std::string token_bytes(int32_t id) const override { return tokenizer_.token_bytes(id); }
-  std::string token_name(int32_t id) const override { return std::string(tokenizer_.id_to_token(id)); }
-  bool has_chat_template() const override { return chat_ != nullptr; }
-  bool writes_tool_calls() const override { return chat_ && chat_->source().find("<tool_call>") != std::string::npos; }
-  Result<std::string> render(const OrderedJson& messages, const OrderedJson& tools, bool add_generation_prompt,
-                             const OrderedJson& extra) const override {
-    if (!chat_)
-      return fail(Errc::invalid_argument, "the model has no chat template", "messages", "use /v1/completions");
-    ChatInput input;
-    input.messages = messages;
-    input.tools = tools;
-    input.add_generation_prompt = add_generation_prompt;
-    input.extra = extra;
-    return chat_->render(input);
-  }
-
- private:
-  const Tokenizer& tokenizer_;
-  const ChatTemplate* chat_;
 };
 
 // One short and one long request: pages are touched and threads awake before the first client comes.
@@ -103,7 +63,7 @@ Status run(Args a) {
   options.prefix_reuse = !a.no_prefix_reuse;
   options.deterministic = m.engine->manifest().deterministic;
   EngineLoop loop(*m.executor, m.tokenizer.get(), options);
-  LoopGenerator generator(loop);
+  EngineGenerator generator(loop);
   const ModelText text(*m.tokenizer, m.chat_template ? &*m.chat_template : nullptr);
   ModelService service{.generator = &generator,
                        .text = &text,
