@@ -59,7 +59,7 @@ class OpProblem {
   struct Allocator {  // as devices give it: 64-byte aligned, large memory in huge pages
     using value_type = T;
     T* allocate(size_t n);
-    void deallocate(T* p, size_t) { ::operator delete (p, std::align_val_t{64}); }
+    void deallocate(T* p, size_t) { std::free(p); }
     bool operator==(const Allocator&) const { return true; }
   };
   using Memory = std::vector<std::byte, Allocator<std::byte>>;
