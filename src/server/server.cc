@@ -54,7 +54,8 @@ struct Server::Impl {
     if (!ec) acceptor.listen(asio::socket_base::max_listen_connections, ec);
     if (!ec) return {};
     if (ec == asio::error::address_in_use) {
-      return fail(Errc::invalid_argument, "the port is in use", where, "stop the program that has it, or choose another with --port");
+      return fail(Errc::invalid_argument, "the port is in use", where,
+                  "stop the program that has it, or choose another with --port");
     }
     return fail(Errc::io, "cannot listen: " + ec.message(), where,
                 "choose another address or port with --host and --port");
