@@ -1,5 +1,7 @@
 #include "backend/backend.h"
 
+#include <cstring>
+
 namespace pinion {
 
 std::string_view name(Layout layout) {
@@ -8,6 +10,28 @@ std::string_view name(Layout layout) {
       return "row_major";
   }
   return "?";
+}
+
+void Stream::copy_to_device(void* to, const void* host, size_t bytes) {
+  std::memcpy(to, host, bytes);
+}
+void Stream::copy_to_host(void* host, const void* from, size_t bytes) {
+  std::memcpy(host, from, bytes);
+}
+void Stream::copy_on_device(void* to, const void* from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+}
+void Stream::fill(void* to, uint8_t value, size_t bytes) {
+  std::memset(to, value, bytes);
+}
+
+std::string why_not_f32_values(const Call& call) {
+  for (const auto* types : {&call.values.in, &call.values.out}) {
+    for (DType t : *types) {
+      if (t != DType::f32) return "computes on float32 values, not " + std::string(name(t));
+    }
+  }
+  return {};
 }
 
 const Kernel* find_kernel(const Backend& backend, std::string_view name) {

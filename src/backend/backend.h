@@ -49,6 +49,14 @@ struct Tuning {
   bool operator==(const Tuning&) const = default;
 };
 
+// The element types of an op's inputs and outputs, in its documented order; f32 beyond them. The CPU computes in f32; a
+// backend that asks for narrower values (Backend::value_dtype) gets its graph's values typed at build, and an op then
+// may mix them: AddRmsNorm adds a bf16 branch to an f32 residual stream.
+struct ValueTypes {
+  std::array<DType, 4> in{}, out{};
+  bool operator==(const ValueTypes&) const = default;
+};
+
 // The problem a kernel is asked about at build: the op, the rows of its first input (tokens or outputs), its weights.
 struct Call {
   const Op* op = nullptr;
@@ -57,6 +65,7 @@ struct Call {
   int64_t context = 1024;  // tokens of context to assume for attention
   int inputs = 1;
   std::span<const WeightSpec> weights;  // in the op's documented order
+  ValueTypes values;
   DType kv_dtype = DType::f32;
   bool deterministic = false;  // only kernels whose result for a row depends on no other row of the batch
 };
@@ -78,11 +87,17 @@ struct RopeTable {
   const float* sin = nullptr;
 };
 
-// Everything one forward needs, read-only, in memory that the device reads.
+// Everything one forward needs, read-only. Numbers and spans are the host's, what the pointers point to the device
+// reads. A step that replays a Recording is padded to the recorded sizes: a row of padding belongs to a sequence with
+// context_len 0 and blocks of -1; kernels neither read nor write a cache for it, and its outputs may be anything
+// finite.
 struct BatchView {
   int32_t tokens = 0, seqs = 0, outputs = 0;
+  int32_t max_seq_tokens = 0;          // no sequence has more rows in this step: 1 when all of them decode
+  int32_t max_context = 0;             // no context_len exceeds it; while recording: the limit of all replays
   const int32_t* token_ids = nullptr;  // [tokens]
   const int32_t* positions = nullptr;  // [tokens]
+  const int32_t* row_seq = nullptr;    // [tokens]: the sequence that a row belongs to
   const int32_t* seq_start = nullptr;  // [seqs + 1]: the rows of sequence s are seq_start[s] … seq_start[s + 1] - 1
   const int32_t* context_len =
       nullptr;  // [seqs]: tokens in the cache once this step's are written; the last row's position + 1
@@ -100,10 +115,32 @@ struct LaunchArgs {
   Tuning tuning;
 };
 
-class Stream {  // kernels of one stream run in order
+class Stream;
+
+// Launches and copies that a stream recorded instead of running them: one replay runs them all, with the same pointers
+// and sizes, over whatever the memory then holds (on CUDA an instantiated graph).
+class Recording {
+ public:
+  virtual ~Recording() = default;
+  virtual void replay(Stream& stream) = 0;
+};
+
+// Kernels and copies of one stream run in order. The defaults serve devices that compute in the host's memory, where a
+// launch returns when its work is done.
+class Stream {
  public:
   virtual ~Stream() = default;
-  virtual void synchronize() = 0;
+  virtual void synchronize() = 0;  // throws DeviceError for what failed since the last one
+
+  // Asynchronous where the host memory is pinned (Device::allocate_pinned).
+  virtual void copy_to_device(void* to, const void* host, size_t bytes);
+  virtual void copy_to_host(void* host, const void* from, size_t bytes);
+  virtual void copy_on_device(void* to, const void* from, size_t bytes);
+  virtual void fill(void* to, uint8_t value, size_t bytes);
+
+  // From begin_recording on nothing runs until end_recording returns what was launched. False: this stream cannot.
+  virtual bool begin_recording() { return false; }
+  virtual std::unique_ptr<Recording> end_recording() { return nullptr; }
 };
 
 struct Kernel {
@@ -118,7 +155,7 @@ struct Kernel {
   void (*launch)(const LaunchArgs&, Stream&);
 };
 
-class Buffer {  // owns device memory
+class Buffer {  // owns memory; the host may touch data() only where Device::host_visible() or when it is pinned
  public:
   virtual ~Buffer() = default;
   virtual std::byte* data() = 0;
@@ -131,6 +168,11 @@ class Device {
   virtual const DeviceInfo& info() const = 0;
   virtual Result<std::unique_ptr<Buffer>> allocate(size_t bytes) = 0;  // touched lazily; 64-byte aligned
   virtual std::unique_ptr<Stream> make_stream() = 0;
+  // Whether the host reads and writes allocate()'s memory in place; if not, streams copy.
+  virtual bool host_visible() const { return true; }
+  // Host memory that the device copies from and to without a detour.
+  virtual Result<std::unique_ptr<Buffer>> allocate_pinned(size_t bytes) { return allocate(bytes); }
+  virtual size_t free_bytes() const { return info().memory_bytes; }  // that allocate could still give
 };
 
 struct DeviceOptions {
@@ -146,7 +188,12 @@ class Backend {
   virtual std::vector<DeviceInfo> probe() const = 0;  // no device present: empty
   virtual Result<std::unique_ptr<Device>> open(const DeviceOptions& options) const = 0;
   virtual std::span<const Kernel> kernels(OpKind kind) const = 0;  // priority order, reference last
+  // The element type of the graph's values between ops, for matrix weights of this type. Logits are f32 everywhere.
+  virtual DType value_dtype(DType /*weights*/) const { return DType::f32; }
 };
+
+// Why a backend that computes in f32 cannot take the call's values; empty when it can.
+std::string why_not_f32_values(const Call& call);
 
 const Kernel* find_kernel(const Backend& backend, std::string_view name);
 

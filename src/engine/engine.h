@@ -20,7 +20,7 @@
 
 namespace pinion {
 
-inline constexpr int kEngineFormat = 1;      // changes when the files' meaning does
+inline constexpr int kEngineFormat = 2;      // changes when the files' meaning does
 inline constexpr int kKernelSetVersion = 1;  // changes when a kernel's name, layout or tuning does
 
 struct Manifest {

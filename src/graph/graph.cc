@@ -86,16 +86,18 @@ Status verify(const Graph& g) {
     for (Value v : n.in) {
       if (v.id < 0 || v.id >= g.value_count() || !defined[v.id])
         return bad(fmt::format("value {} is used before it is defined", v.id));
-      specs.push_back(g.spec(v));
+      specs.push_back({g.spec(v).rows, g.spec(v).width});
     }
-    auto shapes = output_shapes(n.op, specs);
+    auto shapes = output_shapes(n.op, specs);  // rules know rows and widths; element types are the compiler's choice
     if (!shapes) return bad(shapes.error().message);
     if (shapes->size() != n.out.size()) return bad("wrong number of outputs");
     for (size_t i = 0; i < n.out.size(); ++i) {
       const Value v = n.out[i];
       if (v.id < 0 || v.id >= g.value_count() || defined[v.id])
         return bad(fmt::format("value {} is defined twice or unknown", v.id));
-      if (g.spec(v) != (*shapes)[i]) return bad(fmt::format("value {} has another shape than its op gives", v.id));
+      if (ValueSpec{g.spec(v).rows, g.spec(v).width} != (*shapes)[i])
+        return bad(fmt::format("value {} has another shape than its op gives", v.id));
+      if (!is_float(g.spec(v).dtype)) return bad(fmt::format("value {} is not of a float type", v.id));
       if (g.spec(v).width <= 0 || g.spec(v).width > (int64_t{1} << 30)) return bad("a width is out of range");
       defined[v.id] = true;
     }

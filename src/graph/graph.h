@@ -63,6 +63,8 @@ class Graph {
   // What passes need: the nodes are replaced as a whole, values keep their ids.
   void replace_nodes(std::vector<Node> nodes) { nodes_ = std::move(nodes); }
   Value new_value(ValueSpec spec);
+  // Values are f32 when they are made; the compiler narrows them for devices that compute in other types.
+  void set_dtype(Value v, DType type) { values_[v.id].dtype = type; }
 
  private:
   std::vector<Node> nodes_;

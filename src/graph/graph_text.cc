@@ -92,9 +92,12 @@ std::string to_text(const Graph& g) {
   std::string text;
   for (const Node& n : g.nodes()) {
     std::string outs, ins, weights;
-    for (Value v : n.out)
-      outs += fmt::format("{}%{}[{}, {}]", outs.empty() ? "" : ", ", v.id,
-                          g.spec(v).rows == Rows::tokens ? "tokens" : "outputs", g.spec(v).width);
+    for (Value v : n.out) {
+      outs += fmt::format("{}%{}[{}, {}{}{}]", outs.empty() ? "" : ", ", v.id,
+                          g.spec(v).rows == Rows::tokens ? "tokens" : "outputs", g.spec(v).width,
+                          g.spec(v).dtype == DType::f32 ? "" : ", ",
+                          g.spec(v).dtype == DType::f32 ? "" : name(g.spec(v).dtype));
+    }
     for (Value v : n.in) ins += fmt::format(" %{}", v.id);
     for (const WeightUse& w : n.weights) {
       std::string parts;
@@ -125,7 +128,8 @@ Json to_json(const Graph& g) {
                      {"weights", weights}});
   }
   for (int32_t i = 0; i < g.value_count(); ++i) {
-    specs.push_back({g.spec({i}).rows == Rows::tokens ? "tokens" : "outputs", g.spec({i}).width});
+    const ValueSpec& spec = g.spec({i});
+    specs.push_back({spec.rows == Rows::tokens ? "tokens" : "outputs", spec.width, name(spec.dtype)});
   }
   for (const KvLayer& l : g.kv_layers)
     layers.push_back({{"kv_heads", l.kv_heads}, {"head_dim", l.head_dim}, {"window", l.window}});
@@ -145,7 +149,9 @@ Result<Graph> graph_from_json(const Json& json, std::string_view where) {
     for (const Json& v : json.at("values")) {
       const auto rows = v.at(0).get<std::string>();
       if (rows != "tokens" && rows != "outputs") throw std::out_of_range("unknown rows " + rows);
-      g.new_value({rows == "tokens" ? Rows::tokens : Rows::outputs, v.at(1).get<int64_t>()});
+      const auto dtype = dtype_from_name(v.at(2).get<std::string>());
+      if (!dtype) throw std::out_of_range("unknown element type " + v.at(2).get<std::string>());
+      g.new_value({rows == "tokens" ? Rows::tokens : Rows::outputs, v.at(1).get<int64_t>(), *dtype});
     }
     for (const Json& l : json.at("kv_layers"))
       g.kv_layers.push_back({l.at("kv_heads"), l.at("head_dim"), l.at("window")});

@@ -169,6 +169,7 @@ Status EngineExecutor::load(ExecutorOptions options) {
 
   token_ids_.resize(options_.max_num_tokens);
   positions_.resize(options_.max_num_tokens);
+  row_seq_.resize(options_.max_num_tokens);
   seq_start_.resize(options_.max_batch_size + 1);
   context_len_.resize(options_.max_batch_size);
   output_rows_.resize(options_.max_outputs);
@@ -192,7 +193,7 @@ void EngineExecutor::bind(const Batch& batch) {
   const Graph& g = engine_.graph();
   const int32_t seqs = static_cast<int32_t>(batch.seqs.size());
   check(seqs >= 1 && seqs <= options_.max_batch_size, "the batch has too many sequences");
-  int32_t rows = 0, outputs = 0, max_blocks = 1;
+  int32_t rows = 0, outputs = 0, max_blocks = 1, max_seq_tokens = 1, max_context = 1;
   for (const BatchSeq& s : batch.seqs) {
     for (const auto& table : s.blocks) max_blocks = std::max(max_blocks, static_cast<int32_t>(table.size()));
   }
@@ -207,6 +208,8 @@ void EngineExecutor::bind(const Batch& batch) {
     check(s.blocks.size() == groups_.size(), "a sequence needs a block table per KV group");
     seq_start_[i] = rows;
     context_len_[i] = s.past + n;
+    max_seq_tokens = std::max(max_seq_tokens, n);
+    max_context = std::max(max_context, s.past + n);
     for (size_t group = 0; group < groups_.size(); ++group) {
       check(static_cast<int64_t>(s.blocks[group].size()) * block_size() >= s.past + n, "a block table is too short");
       std::ranges::copy(s.blocks[group], tables_[group].begin() + static_cast<size_t>(i) * max_blocks);
@@ -214,6 +217,7 @@ void EngineExecutor::bind(const Batch& batch) {
     for (int32_t k = 0; k < n; ++k) {
       check(s.tokens[k] >= 0 && s.tokens[k] < vocab_size(), "a token is outside the vocabulary");
       token_ids_[rows + k] = s.tokens[k];
+      row_seq_[rows + k] = i;
       positions_[rows + k] = s.past + k;
     }
     for (int32_t k = n - s.outputs; k < n; ++k) output_rows_[outputs++] = rows + k;
@@ -243,8 +247,11 @@ void EngineExecutor::bind(const Batch& batch) {
   view_ = {.tokens = rows,
            .seqs = seqs,
            .outputs = outputs,
+           .max_seq_tokens = max_seq_tokens,
+           .max_context = max_context,
            .token_ids = token_ids_.data(),
            .positions = positions_.data(),
+           .row_seq = row_seq_.data(),
            .seq_start = seq_start_.data(),
            .context_len = context_len_.data(),
            .output_rows = output_rows_.data(),

@@ -67,7 +67,7 @@ class EngineExecutor : public Executor {
   NodeObserver observer_;
 
   // The batch as kernels see it; sized once for the limits.
-  std::vector<int32_t> token_ids_, positions_, seq_start_, context_len_, output_rows_;
+  std::vector<int32_t> token_ids_, positions_, row_seq_, seq_start_, context_len_, output_rows_;
   std::vector<std::vector<int32_t>> tables_;             // by group: [seqs, max_blocks]
   std::vector<std::vector<float>> rope_cos_, rope_sin_;  // by rope: [tokens, rotary_dim / 2]
   struct CachedRope {

@@ -19,7 +19,7 @@ std::string why_not_floats(const Call& call) {
     if (w.layout != Layout::row_major) return "reads row_major weights, not " + std::string(name(w.layout));
   }
   if (!is_float(call.kv_dtype)) return "reads a float KV cache, not " + std::string(name(call.kv_dtype));
-  return {};
+  return why_not_f32_values(call);
 }
 
 }  // namespace pinion::cpu

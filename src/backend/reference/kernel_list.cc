@@ -12,7 +12,7 @@ std::string why_not(const Call& call, const DeviceInfo&) {
     if (w.layout != Layout::row_major) return "reads row_major weights, not " + std::string(name(w.layout));
   }
   if (!is_float(call.kv_dtype)) return "reads a float KV cache, not " + std::string(name(call.kv_dtype));
-  return {};
+  return why_not_f32_values(call);
 }
 
 // About 1 ns per multiply-add: only its being far behind every other kernel matters.
