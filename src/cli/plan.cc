@@ -22,7 +22,7 @@ struct Gpu {
 };
 constexpr std::array kGpus{Gpu{"rtx4090", 1, 24, 1008}, Gpu{"rtx5090", 1, 32, 1792}, Gpu{"2x4090", 2, 24, 1008},
                            Gpu{"a100", 1, 80, 2039},    Gpu{"h100", 1, 80, 3350},    Gpu{"8xh100", 8, 80, 3350},
-                           Gpu{"h200", 1, 141, 4800},   Gpu{"b200", 1, 180, 7700}};
+                           Gpu{"h200", 1, 141, 4800},   Gpu{"b200", 1, 180, 8000}};
 constexpr double kGpuOverhead = 0.75 * (1 << 30);  // context, code and libraries of one process: assumed
 constexpr double kGpuUsable = 0.95;                // of the data sheet's memory: what a driver leaves free, assumed
 
