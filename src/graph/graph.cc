@@ -27,6 +27,11 @@ std::vector<Want> wanted_weights(const Op& op) {
     if (l->bias) want.push_back({"bias", 1, l->out});
   }
   if (auto* n = std::get_if<RmsNorm>(&op)) want = {{"weight", 1, n->width}};
+  if (auto* n = std::get_if<LayerNorm>(&op)) {
+    want = {{"weight", 1, n->groups * n->width}};
+    if (n->bias) want.push_back({"bias", 1, n->groups * n->width});
+  }
+  if (auto* a = std::get_if<Attention>(&op); a && a->sinks) want = {{"sinks", 1, a->heads}};
   if (auto* n = std::get_if<AddRmsNorm>(&op)) want = {{"weight", 1, n->width}};
   if (auto* r = std::get_if<RopeKvWrite>(&op); r && r->qk_norm)
     want = {{"q_norm", 1, r->head_dim}, {"k_norm", 1, r->head_dim}};
@@ -47,6 +52,9 @@ Status check_weights(const Node& n) {
     int64_t rows = 0;
     for (const WeightPart& p : w.parts) {
       if (p.rows <= 0 || p.name.empty()) return bad("a weight part is empty");
+      const FusedRows& f = p.fused;
+      if (!f.name.empty() && (f.first < 0 || f.block <= 0 || f.stride < f.block || f.row(p.rows - 1) >= f.rows))
+        return bad("a weight part lies outside the tensor that holds it");
       rows += p.rows;
     }
     const int64_t total = w.rows == 1 ? w.cols : w.rows;  // a vector's parts stack along its columns
@@ -111,8 +119,8 @@ Status verify(const Graph& g) {
     };
     if (auto* a = std::get_if<Attention>(&n.op); a && !layer_ok(a->layer, a->kv_heads, a->head_dim))
       return bad("unknown KV layer");
-    if (auto* r = std::get_if<RopeKvWrite>(&n.op);
-        r && (!layer_ok(r->layer, r->kv_heads, r->head_dim) || !rope_ok(r->table, r->rotary_dim)))
+    if (auto* r = std::get_if<RopeKvWrite>(&n.op); r && (!layer_ok(r->layer, r->kv_heads, r->head_dim) ||
+                                                         (r->rotary_dim > 0 && !rope_ok(r->table, r->rotary_dim))))
       return bad("unknown KV layer or rope table");
     if (auto* r = std::get_if<Rope>(&n.op); r && !rope_ok(r->table, r->rotary_dim)) return bad("unknown rope table");
   }

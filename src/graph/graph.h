@@ -18,16 +18,29 @@ struct Value {
   bool operator==(const Value&) const = default;
 };
 
+// Where a weight's rows lie in a tensor that holds several weights: blocks of `block` rows, the first at row `first`,
+// one every `stride` rows. Phi-3's qkv_proj has one block for each of q, k and v; GPT-NeoX's query_key_value has a
+// block of q, of k and of v per head.
+struct FusedRows {
+  std::string name;  // of the tensor; empty: the checkpoint never fuses this weight
+  int64_t rows = 0;  // of the whole tensor
+  int64_t first = 0, block = 0, stride = 0;
+  int64_t row(int64_t i) const { return first + i / block * stride + i % block; }
+  bool operator==(const FusedRows&) const = default;
+};
+
 // One tensor of the checkpoint that a packed weight is made of.
 struct WeightPart {
   std::string name;  // "model.layers.3.self_attn.q_proj.weight"
   int64_t rows = 0;
+  FusedRows fused;          // read where the checkpoint has no tensor `name`
+  bool transposed = false;  // the tensor holds [in, out], as GPT-2's Conv1D; its columns are the weight's rows
   bool operator==(const WeightPart&) const = default;
 };
 
 // A weight as a node uses it: parts stacked by rows, or two parts of equal height interleaved row by row.
 struct WeightUse {
-  std::string role;  // "weight", "bias", "q_norm", "k_norm": the op's documented order
+  std::string role;  // "weight", "bias", "q_norm", "k_norm", "sinks": the op's documented order
   int64_t rows = 1, cols = 0;
   std::vector<WeightPart> parts;
   bool interleave = false;

@@ -74,6 +74,20 @@ std::vector<Value> values(const Json& json) {
   return out;
 }
 
+Json part_json(const WeightPart& p) {
+  Json j{{"name", p.name}, {"rows", p.rows}};
+  const FusedRows& f = p.fused;
+  if (!f.name.empty()) j["fused"] = {f.name, f.rows, f.first, f.block, f.stride};
+  if (p.transposed) j["transposed"] = true;
+  return j;
+}
+
+WeightPart part_from_json(const Json& j) {
+  WeightPart p{j.at("name"), j.at("rows"), {}, j.value("transposed", false)};
+  if (const auto f = j.find("fused"); f != j.end()) p.fused = {f->at(0), f->at(1), f->at(2), f->at(3), f->at(4)};
+  return p;
+}
+
 }  // namespace
 
 std::string to_text(const Op& op) {
@@ -116,7 +130,7 @@ Json to_json(const Graph& g) {
     std::visit([&](auto op) { op.fields(JsonWriter{fields}); }, n.op);
     for (const WeightUse& w : n.weights) {
       Json parts = Json::array();
-      for (const WeightPart& p : w.parts) parts.push_back({{"name", p.name}, {"rows", p.rows}});
+      for (const WeightPart& p : w.parts) parts.push_back(part_json(p));
       weights.push_back(
           {{"role", w.role}, {"rows", w.rows}, {"cols", w.cols}, {"interleave", w.interleave}, {"parts", parts}});
     }
@@ -168,7 +182,7 @@ Result<Graph> graph_from_json(const Json& json, std::string_view where) {
                 {}};
       for (const Json& w : n.at("weights")) {
         WeightUse use{w.at("role"), w.at("rows"), w.at("cols"), {}, w.at("interleave")};
-        for (const Json& p : w.at("parts")) use.parts.push_back({p.at("name"), p.at("rows")});
+        for (const Json& p : w.at("parts")) use.parts.push_back(part_from_json(p));
         node.weights.push_back(std::move(use));
       }
       nodes.push_back(std::move(node));

@@ -43,6 +43,9 @@ struct AttentionTask {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 1;
   int64_t window = 0;
+  float softcap = 0;              // 0: none
+  const float* slopes = nullptr;  // [heads], of ALiBi; null: none
+  const float* sinks = nullptr;   // [heads]; null: none
 };
 
 // The rows [first, last) of sequence `seq` and the query heads of one KV head.
@@ -85,8 +88,11 @@ struct IsaKernels {
   void (*rope)(const Rope&, const RopeTable&, const float* x, float* y, int64_t token);
 
   void (*rms_norm)(const float* x, FloatArray weight, int64_t width, float eps, float offset, float* y);
-  void (*add)(const float* a, const float* b, float* y, int64_t n);
+  void (*layer_norm)(const LayerNorm&, const float* x, FloatArray weight, FloatArray bias, int64_t group, float* y);
+  void (*add)(const float* a, const float* b, float scale, float* y, int64_t n);  // a + scale * b
+  void (*act)(Activation, const float* x, float* y, int64_t n);
   void (*gated_act)(Activation, const float* gate, const float* up, float* y, int64_t n);
+  void (*soft_cap)(const float* x, float scale, float cap, float* y, int64_t n);
   void (*embed)(FloatArray weight, int64_t row, int64_t width, float scale, float* y);
 
   // For measuring this machine: reads whole 1 KiB pieces as `streams` (1, 2, 4, 8) runs side by side; multiply-adds in

@@ -35,10 +35,18 @@ void attention(const LaunchArgs& args, Stream&) {
           double dot = 0;
           for (int64_t i = 0; i < d; ++i)
             dot += static_cast<double>(query[i]) * load_f32(block, kv.dtype, element(key) + i);
-          scores[key - first] = dot * op.scale;
+          dot *= op.scale;
+          if (op.softcap > 0) dot = op.softcap * std::tanh(dot / op.softcap);
+          if (op.alibi > 0) dot += static_cast<double>(alibi_slope(op, h)) * static_cast<double>(key - position);
+          scores[key - first] = dot;
           largest = std::max(largest, scores[key - first]);
         }
         double total = 0;
+        if (op.sinks) {
+          const double sink = load_f32(args.weights[0].data, args.weights[0].dtype, h);
+          largest = std::max(largest, sink);
+          total = std::exp(sink - largest);
+        }
         std::fill(sum.begin(), sum.end(), 0);
         for (int64_t key = first; key <= position; ++key) {
           const double p = std::exp(scores[key - first] - largest);

@@ -1,4 +1,4 @@
-// y[t] = weight[token_ids[t]] * scale.
+// y[t] = weight[token or position + offset] * scale.
 #include "backend/reference/kernel_list.h"
 #include "tensor/convert.h"
 
@@ -9,8 +9,8 @@ void embed(const LaunchArgs& args, Stream&) {
   const WeightView& w = args.weights[0];
   float* y = args.out[0].as<float>();
   for (int64_t t = 0; t < args.batch->tokens; ++t) {
-    const int64_t id = args.batch->token_ids[t];
-    check(id >= 0 && id < op.vocab, "a token id lies outside the vocabulary");
+    const int64_t id = (op.positions ? args.batch->positions[t] : args.batch->token_ids[t]) + op.offset;
+    check(id >= op.offset && id < op.vocab, "a token id or position lies outside the table");
     for (int64_t i = 0; i < op.width; ++i)
       y[t * op.width + i] = load_f32(w.data, w.dtype, id * op.width + i) * op.scale;
   }

@@ -46,6 +46,9 @@ constexpr std::array kKernels = {
     row("reference.select_rows", OpKind::select_rows, reference::select_rows),
     row("reference.add_rms_norm", OpKind::add_rms_norm, reference::add_rms_norm),
     row("reference.rope_kv_write", OpKind::rope_kv_write, reference::rope_kv_write),
+    row("reference.layer_norm", OpKind::layer_norm, reference::layer_norm),
+    row("reference.act", OpKind::act, reference::act),
+    row("reference.soft_cap", OpKind::soft_cap, reference::soft_cap),
 };
 static_assert(kKernels.size() == kOpKinds, "an op has exactly one reference kernel, in the order of OpKind");
 

@@ -12,18 +12,23 @@ std::span<const Kernel> reference_kernels(OpKind kind);
 
 namespace reference {
 
+void act(const LaunchArgs& args, Stream& stream);
 void add(const LaunchArgs& args, Stream& stream);
 void add_rms_norm(const LaunchArgs& args, Stream& stream);
 void attention(const LaunchArgs& args, Stream& stream);
 void embed(const LaunchArgs& args, Stream& stream);
 void gated_act(const LaunchArgs& args, Stream& stream);
+void layer_norm(const LaunchArgs& args, Stream& stream);
 void linear(const LaunchArgs& args, Stream& stream);
 void rms_norm(const LaunchArgs& args, Stream& stream);
 void rope(const LaunchArgs& args, Stream& stream);
 void rope_kv_write(const LaunchArgs& args, Stream& stream);
 void select_rows(const LaunchArgs& args, Stream& stream);
+void soft_cap(const LaunchArgs& args, Stream& stream);
 
-// What several ops share: one norm, one head's rotation, one row written to the cache, where a token's K lies.
+// What several ops share: an activation, one norm, one head's rotation, one row written to the cache, where a token's K
+// lies.
+double activate(Activation act, double x);
 void norm_row(const float* x, const WeightView& weight, float eps, float offset, float* y);
 void rotate_head(const float* x, const RopeTable& table, int64_t row, int64_t head_dim, int64_t rotary_dim,
                  bool interleaved, float* y);

@@ -30,7 +30,7 @@ void add_rms_norm(const LaunchArgs& args, Stream&) {
   const float *x = args.in[0].as<float>(), *residual = args.in[1].as<float>();
   float *sum = args.out[0].as<float>(), *y = args.out[1].as<float>();
   const int64_t n = args.in[0].shape.elements();
-  for (int64_t i = 0; i < n; ++i) sum[i] = x[i] + residual[i];
+  for (int64_t i = 0; i < n; ++i) sum[i] = x[i] + op.scale * residual[i];
   for (int64_t i = 0; i < n; i += op.width) norm_row(sum + i, args.weights[0], op.eps, op.offset, y + i);
 }
 

@@ -1,4 +1,6 @@
 // Splits qkv, norms and rotates q and k heads, writes k and v to the cache, returns q.
+#include <algorithm>
+
 #include "backend/reference/kernel_list.h"
 
 namespace pinion::reference {
@@ -16,11 +18,15 @@ void rope_kv_write(const LaunchArgs& args, Stream&) {
       const bool is_q = h < op.heads;
       const float* x = qkv + t * width + h * op.head_dim;
       if (op.qk_norm) {
-        norm_row(x, args.weights[is_q ? 0 : 1], op.eps, 0, normed.data());
+        norm_row(x, args.weights[is_q ? 0 : 1], op.eps, op.offset, normed.data());
         x = normed.data();
       }
       float* y = is_q ? q + t * q_width + h * op.head_dim : &k[(t * op.kv_heads + h - op.heads) * op.head_dim];
-      rotate_head(x, batch.rope[op.table], t, op.head_dim, op.rotary_dim, op.interleaved, y);
+      if (op.rotary_dim > 0) {
+        rotate_head(x, batch.rope[op.table], t, op.head_dim, op.rotary_dim, op.interleaved, y);
+      } else {
+        std::copy(x, x + op.head_dim, y);
+      }
     }
   }
   write_kv(batch.kv[op.layer], batch, op.kv_heads, op.head_dim, k.data(), op.kv_heads * op.head_dim,

@@ -13,7 +13,7 @@ void fuse_add_norm(Graph& g) {
     for (int32_t user : uses.users(sum)) {
       const auto* norm = user >= 0 ? std::get_if<RmsNorm>(&nodes[user].op) : nullptr;
       if (!norm || norm->width != g.spec(sum).width || removed[user]) continue;
-      nodes[i].op = AddRmsNorm{norm->width, norm->eps, norm->offset};
+      nodes[i].op = AddRmsNorm{norm->width, norm->eps, norm->offset, std::get<Add>(nodes[i].op).scale};
       nodes[i].out = {sum, nodes[user].out[0]};
       nodes[i].weights = nodes[user].weights;
       nodes[i].scope = nodes[user].scope;

@@ -29,9 +29,9 @@ inline Error shape_error(std::string what) {
   return fail(Errc::internal, what);
 }
 
-enum class Activation : uint8_t { silu, gelu, gelu_tanh, relu };
-constexpr std::array<std::string_view, 4> enum_names(Activation) {
-  return {"silu", "gelu", "gelu_tanh", "relu"};
+enum class Activation : uint8_t { silu, gelu, gelu_tanh, relu, relu2, quick_gelu };
+constexpr std::array<std::string_view, 6> enum_names(Activation) {
+  return {"silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"};
 }
 
 // How a weight divides over tensor-parallel ranks: by its rows (column parallel), by its columns (row parallel; the

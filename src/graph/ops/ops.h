@@ -6,20 +6,24 @@
 #include <type_traits>
 #include <variant>
 
+#include "graph/ops/act.h"
 #include "graph/ops/add.h"
 #include "graph/ops/add_rms_norm.h"
 #include "graph/ops/attention.h"
 #include "graph/ops/embed.h"
 #include "graph/ops/gated_act.h"
+#include "graph/ops/layer_norm.h"
 #include "graph/ops/linear.h"
 #include "graph/ops/rms_norm.h"
 #include "graph/ops/rope.h"
 #include "graph/ops/rope_kv_write.h"
 #include "graph/ops/select_rows.h"
+#include "graph/ops/soft_cap.h"
 
 namespace pinion {
 
-using Op = std::variant<Embed, Linear, RmsNorm, Rope, Attention, GatedAct, Add, SelectRows, AddRmsNorm, RopeKvWrite>;
+using Op = std::variant<Embed, Linear, RmsNorm, Rope, Attention, GatedAct, Add, SelectRows, AddRmsNorm, RopeKvWrite,
+                        LayerNorm, Act, SoftCap>;
 
 enum class OpKind : uint8_t {
   embed,
@@ -31,7 +35,10 @@ enum class OpKind : uint8_t {
   add,
   select_rows,
   add_rms_norm,
-  rope_kv_write
+  rope_kv_write,
+  layer_norm,
+  act,
+  soft_cap
 };
 inline constexpr int kOpKinds = std::variant_size_v<Op>;
 

@@ -1,6 +1,6 @@
-// RopeKvWrite (fused): splits qkv into heads, norms each q and k head when qk_norm (weights q_norm, k_norm [head_dim]),
-// rotates q and k, writes k and v into layer `layer` of the paged cache, and returns q.
-// input: qkv [tokens, (heads + 2 kv_heads) * head_dim]   output: q [tokens, heads * head_dim]
+// RopeKvWrite (fused): splits qkv into heads, norms each q and k head when qk_norm (weights q_norm, k_norm [head_dim],
+// added to `offset`), rotates q and k (rotary_dim 0: not at all), writes k and v into layer `layer` of the paged cache,
+// and returns q. input: qkv [tokens, (heads + 2 kv_heads) * head_dim]   output: q [tokens, heads * head_dim]
 #pragma once
 
 #include "graph/ops/op_base.h"
@@ -13,7 +13,7 @@ struct RopeKvWrite {
   int32_t table = 0;
   bool interleaved = false;
   bool qk_norm = false;
-  float eps = 1e-5f;
+  float eps = 1e-5f, offset = 0;
   int32_t layer = 0;
 
   ShapeResult shapes(std::span<const ValueSpec> x) const {
@@ -23,7 +23,7 @@ struct RopeKvWrite {
   }
   void fields(auto&& f) {
     f("heads", heads), f("kv_heads", kv_heads), f("head_dim", head_dim), f("rotary_dim", rotary_dim), f("table", table);
-    f("interleaved", interleaved), f("qk_norm", qk_norm), f("eps", eps), f("layer", layer);
+    f("interleaved", interleaved), f("qk_norm", qk_norm), f("eps", eps), f("offset", offset), f("layer", layer);
   }
   bool operator==(const RopeKvWrite&) const = default;
 };

@@ -95,6 +95,22 @@ inline int64_t first_visible(int64_t position, int64_t window) {
   return window > 0 ? most(0, position - window + 1) : 0;
 }
 
+// The soft cap and ALiBi's bias on the scores of the keys base + first … base + last; the query sits at `position`.
+inline void adjust_scores(const AttentionTask& task, int64_t head, int64_t position, int64_t base, int64_t first,
+                          int64_t last, float* row) {
+  if (task.softcap > 0) {
+    for (int64_t j = first; j < last; j += kW) {
+      const int lanes = static_cast<int>(least(kW, last - j));
+      const V s = F32::load_partial(row + j, lanes);
+      F32::store_partial(row + j, mul(vtanh(mul(s, set1(1 / task.softcap))), set1(task.softcap)), lanes);
+    }
+  }
+  if (task.slopes != nullptr) {
+    const float slope = task.slopes[head];
+    for (int64_t j = first; j < last; ++j) row[j] += slope * static_cast<float>(base + j - position);
+  }
+}
+
 // The keys [lo, hi) of one split into `out`. q: the block's scaled query rows [rows][d]; s: scores [rows][tile].
 template <class E>
 inline void attend(const AttentionTask& task, const AttentionBlock& b, int64_t lo, int64_t hi, const float* q, float* s,
@@ -132,6 +148,8 @@ inline void attend(const AttentionTask& task, const AttentionBlock& b, int64_t l
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t position = task.positions[b.first + r / group];
       float* row = s + r * kAttentionTile;
+      if (task.softcap > 0 || task.slopes != nullptr)
+        adjust_scores(task, b.kv_head * group + r % group, position, base, j0 - base, j1 - base, row);
       for (int64_t j = most(0, position + 1 - base); j < j1 - base; ++j) row[j] = kNone;
       for (int64_t j = 0, n = least(kAttentionTile, first_visible(position, task.window) - base); j < n; ++j)
         row[j] = kNone;
@@ -183,7 +201,12 @@ inline void write_rows(const AttentionTask& task, const AttentionBlock& b, const
   for (int64_t t = b.first, r = 0; t < b.last; ++t) {
     for (int64_t h = 0; h < group; ++h, ++r) {
       float* y = task.y + (t * task.heads + b.kv_head * group + h) * d;
-      const float by = total.l[r] > 0 ? 1 / total.l[r] : 0;
+      float by = total.l[r] > 0 ? 1 / total.l[r] : 0;
+      if (task.sinks != nullptr) {  // one more term of the softmax's sum, relative to the larger of both maxima
+        const float sink = task.sinks[b.kv_head * group + h], m = sink > total.m[r] ? sink : total.m[r];
+        const float own = exp_scalar(total.m[r] - m);
+        by = own / (total.l[r] * own + exp_scalar(sink - m));
+      }
       for (int64_t i = 0; i < d; ++i) y[i] = total.acc[r * d + i] * by;
     }
   }

@@ -31,6 +31,9 @@ inline V verf(V x) {
   return negative_where(x, sub(set1(1), mul(mul(p, t), vexp(sub(zero(), mul(a, a))))));
 }
 
+inline V vtanh(V x) {  // absolute error 1e-7
+  return sub(mul(set1(2), sigmoid(mul(set1(2), x))), set1(1));
+}
 inline V silu(V x) {
   return mul(x, sigmoid(x));
 }
@@ -39,4 +42,29 @@ inline V gelu(V x) {
 }
 inline V gelu_tanh(V x) {  // (1 + tanh u) / 2 is sigmoid(2 u)
   return mul(x, sigmoid(mul(set1(1.5957691216f), mul(x, fma(mul(set1(0.044715f), x), x, set1(1))))));
+}
+inline V quick_gelu(V x) {
+  return mul(x, sigmoid(mul(set1(1.702f), x)));
+}
+inline V relu(V x) {
+  return max(x, zero());
+}
+
+// Calls f with the activation as a function of one vector.
+template <class F>
+inline __attribute__((always_inline)) void with_activation(Activation act, F&& f) {
+  switch (act) {
+    case Activation::silu:
+      return f([](V x) { return silu(x); });
+    case Activation::gelu:
+      return f([](V x) { return gelu(x); });
+    case Activation::gelu_tanh:
+      return f([](V x) { return gelu_tanh(x); });
+    case Activation::relu:
+      return f([](V x) { return relu(x); });
+    case Activation::relu2:
+      return f([](V x) { return mul(relu(x), relu(x)); });
+    case Activation::quick_gelu:
+      return f([](V x) { return quick_gelu(x); });
+  }
 }

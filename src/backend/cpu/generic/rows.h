@@ -44,28 +44,60 @@ inline void rms_norm(const float* x, FloatArray weight, int64_t width, float eps
   });
 }
 
-inline void add_rows(const float* a, const float* b, float* y, int64_t n) {
-  each_vector(n, [&](int64_t i, int lanes) {
-    store_lanes<F32>(y + i, add(load_lanes<F32>(a + i, lanes), load_lanes<F32>(b + i, lanes)), lanes);
+inline void layer_norm(const LayerNorm& op, const float* x, FloatArray weight, FloatArray bias, int64_t group,
+                       float* y) {
+  const int64_t width = op.width, first = group % op.groups * width;
+  V s = zero();
+  each_vector(width, [&](int64_t i, int lanes) { s = add(s, load_lanes<F32>(x + i, lanes)); });
+  const V mean = set1(hsum(s) / static_cast<float>(width));
+  s = zero();
+  each_vector(width, [&](int64_t i, int lanes) {  // lanes past the end would count as -mean: y holds them as zeros
+    store_lanes<F32>(y + i, sub(load_lanes<F32>(x + i, lanes), mean), lanes);
+    const V v = load_lanes<F32>(y + i, lanes);
+    s = fma(v, v, s);
+  });
+  const V scale = set1(1 / __builtin_sqrtf(hsum(s) / static_cast<float>(width) + op.eps));
+  with_type(weight.dtype, [&]<class E>(E) {
+    const auto* w = static_cast<const typename E::T*>(weight.data) + first;
+    each_vector(width, [&](int64_t i, int lanes) {
+      const V factor = add(load_lanes<E>(w + i, lanes), set1(op.offset));
+      store_lanes<F32>(y + i, mul(mul(load_lanes<F32>(y + i, lanes), scale), factor), lanes);
+    });
+  });
+  if (bias.data == nullptr) return;
+  with_type(bias.dtype, [&]<class E>(E) {
+    const auto* b = static_cast<const typename E::T*>(bias.data) + first;
+    each_vector(width, [&](int64_t i, int lanes) {
+      store_lanes<F32>(y + i, add(load_lanes<F32>(y + i, lanes), load_lanes<E>(b + i, lanes)), lanes);
+    });
   });
 }
 
-inline void gated_act(Activation act, const float* gate, const float* up, float* y, int64_t n) {
-  const auto apply = [&](auto f) {
+inline void add_rows(const float* a, const float* b, float scale, float* y, int64_t n) {
+  each_vector(n, [&](int64_t i, int lanes) {  // with a scale of 1 the product is exact
+    store_lanes<F32>(y + i, fma(load_lanes<F32>(b + i, lanes), set1(scale), load_lanes<F32>(a + i, lanes)), lanes);
+  });
+}
+
+inline void act(Activation activation, const float* x, float* y, int64_t n) {
+  with_activation(activation, [&](auto f) {
+    each_vector(n, [&](int64_t i, int lanes) { store_lanes<F32>(y + i, f(load_lanes<F32>(x + i, lanes)), lanes); });
+  });
+}
+
+inline void gated_act(Activation activation, const float* gate, const float* up, float* y, int64_t n) {
+  with_activation(activation, [&](auto f) {
     each_vector(n, [&](int64_t i, int lanes) {
       store_lanes<F32>(y + i, mul(f(load_lanes<F32>(gate + i, lanes)), load_lanes<F32>(up + i, lanes)), lanes);
     });
-  };
-  switch (act) {
-    case Activation::silu:
-      return apply([](V x) { return silu(x); });
-    case Activation::gelu:
-      return apply([](V x) { return gelu(x); });
-    case Activation::gelu_tanh:
-      return apply([](V x) { return gelu_tanh(x); });
-    case Activation::relu:
-      return apply([](V x) { return max(x, zero()); });
-  }
+  });
+}
+
+inline void soft_cap(const float* x, float scale, float cap, float* y, int64_t n) {
+  each_vector(n, [&](int64_t i, int lanes) {
+    const V v = mul(load_lanes<F32>(x + i, lanes), set1(scale));
+    store_lanes<F32>(y + i, cap > 0 ? mul(vtanh(mul(v, set1(1 / cap))), set1(cap)) : v, lanes);
+  });
 }
 
 inline void embed(FloatArray weight, int64_t row, int64_t width, float scale, float* y) {
@@ -132,12 +164,13 @@ inline void write_kv(const KvView& kv, int64_t seq, int64_t position, int64_t kv
 inline void rope_kv_write(const RopeKvTask& task, int64_t seq, int64_t token) {
   const RopeKvWrite& op = *task.op;
   const int64_t d = op.head_dim, half = op.rotary_dim / 2, position = task.positions[token];
-  const float *cos = task.table->cos + token * half, *sin = task.table->sin + token * half;
+  const float* cos = half > 0 ? task.table->cos + token * half : nullptr;
+  const float* sin = half > 0 ? task.table->sin + token * half : nullptr;
   const float* row = task.qkv + token * (op.heads + 2 * op.kv_heads) * d;
   float* q = task.q + token * op.heads * d;
   for (int64_t h = 0; h < op.heads; ++h) {
     const float* x = row + h * d;
-    if (op.qk_norm) rms_norm(x, task.q_norm, d, op.eps, 0, q + h * d), x = q + h * d;
+    if (op.qk_norm) rms_norm(x, task.q_norm, d, op.eps, op.offset, q + h * d), x = q + h * d;
     rotate_head(x, cos, sin, d, op.rotary_dim, op.interleaved, q + h * d);
   }
   constexpr int64_t kMaxHead = 1024;  // why_not refuses wider heads
@@ -145,7 +178,7 @@ inline void rope_kv_write(const RopeKvTask& task, int64_t seq, int64_t token) {
   with_type(task.kv->dtype, [&]<class E>(E) {
     for (int64_t h = 0; h < op.kv_heads; ++h) {
       const float* x = row + (op.heads + h) * d;
-      if (op.qk_norm) rms_norm(x, task.k_norm, d, op.eps, 0, k), x = k;
+      if (op.qk_norm) rms_norm(x, task.k_norm, d, op.eps, op.offset, k), x = k;
       rotate_head(x, cos, sin, d, op.rotary_dim, op.interleaved, k);
       write_head<E>(*task.kv, seq, position, h, d, k, 0);
       write_head<E>(*task.kv, seq, position, h, d, row + (op.heads + op.kv_heads + h) * d, task.kv->v_offset);

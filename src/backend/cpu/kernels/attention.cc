@@ -23,6 +23,7 @@ Division divide(const Attention& op) {
 }
 
 std::string why_not(const Call& call, const DeviceInfo&) {
+  if (!call.weights.empty() && call.weights[0].dtype != DType::f32) return "reads f32 sinks";
   return why_not_floats(call);
 }
 
@@ -38,6 +39,10 @@ size_t scratch_floats(const Attention& op) {
   return static_cast<size_t>((attention_scratch(divide(op).rows(), op.head_dim) + 15) / 16 * 16);
 }
 
+size_t slope_floats(const Attention& op) {  // at the workspace's start
+  return op.alibi > 0 ? static_cast<size_t>(op.heads + 15) / 16 * 16 : 0;
+}
+
 size_t partial_floats(const Attention& op, int64_t tokens, int64_t splits) {
   return static_cast<size_t>(attention_partial(tokens * op.heads, op.head_dim)) * splits;
 }
@@ -45,8 +50,8 @@ size_t partial_floats(const Attention& op, int64_t tokens, int64_t splits) {
 size_t workspace(const Call& call, const Tuning&, const DeviceInfo& info) {
   const auto& op = std::get<Attention>(*call.op);
   const int64_t splits = (call.context + kAttentionSplit - 1) / kAttentionSplit + 1;
-  return sizeof(float) *
-         (scratch_floats(op) * info.threads + partial_floats(op, std::min(call.rows, kSplitTokens), splits));
+  return sizeof(float) * (slope_floats(op) + scratch_floats(op) * info.threads +
+                          partial_floats(op, std::min(call.rows, kSplitTokens), splits));
 }
 
 void write_kv(const LaunchArgs& args, const Attention& op, CpuStream& cpu) {
@@ -82,20 +87,27 @@ void launch(const LaunchArgs& args, Stream& stream) {
   if (batch.tokens == 0) return;
   if (args.in.size() == 3) write_kv(args, op, cpu);
 
-  const AttentionTask task{.q = args.in[0].as<float>(),
-                           .y = args.out[0].as<float>(),
-                           .positions = batch.positions,
-                           .kv = &batch.kv[op.layer],
-                           .heads = op.heads,
-                           .kv_heads = op.kv_heads,
-                           .head_dim = op.head_dim,
-                           .scale = op.scale,
-                           .window = op.window};
+  AttentionTask task{.q = args.in[0].as<float>(),
+                     .y = args.out[0].as<float>(),
+                     .positions = batch.positions,
+                     .kv = &batch.kv[op.layer],
+                     .heads = op.heads,
+                     .kv_heads = op.kv_heads,
+                     .head_dim = op.head_dim,
+                     .scale = op.scale,
+                     .window = op.window,
+                     .softcap = op.softcap,
+                     .sinks = op.sinks ? static_cast<const float*>(args.weights[0].data) : nullptr};
   const Division division = divide(op);
   const size_t scratch = scratch_floats(op);
-  auto* memory = reinterpret_cast<float*>(args.workspace.data());
-  const size_t floats = args.workspace.size() / sizeof(float);
-  check(floats >= scratch * cpu.threads(), "the attention kernel's workspace is too small");
+  const size_t slopes = slope_floats(op), floats = args.workspace.size() / sizeof(float) - slopes;
+  check(args.workspace.size() / sizeof(float) >= slopes + scratch * cpu.threads(),
+        "the attention kernel's workspace is too small");
+  auto* memory = reinterpret_cast<float*>(args.workspace.data()) + slopes;
+  if (slopes > 0) {
+    for (int64_t h = 0; h < op.heads; ++h) (memory - slopes)[h] = alibi_slope(op, h);
+    task.slopes = memory - slopes;
+  }
 
   int64_t blocks = 0, longest = 0;
   for (int64_t s = 0; s < batch.seqs; ++s) {

@@ -17,14 +17,14 @@ FloatArray array_of(const WeightView& w) {
 void embed(const LaunchArgs& args, Stream& stream) {
   const auto& op = std::get<Embed>(*args.op);
   CpuStream& cpu = cpu_stream(stream);
-  const int32_t* ids = args.batch->token_ids;
+  const int32_t* ids = op.positions ? args.batch->positions : args.batch->token_ids;
   float* y = args.out[0].as<float>();
   for (int64_t t = 0; t < args.batch->tokens; ++t) {
-    check(ids[t] >= 0 && ids[t] < op.vocab, "a token id lies outside the vocabulary");
+    check(ids[t] >= 0 && ids[t] < op.vocab - op.offset, "a token id or position lies outside the table");
   }
   cpu.run_ranges(args.batch->tokens, 2 * op.width, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t) {
-      cpu.isa().embed(array_of(args.weights[0]), ids[t], op.width, op.scale, y + t * op.width);
+      cpu.isa().embed(array_of(args.weights[0]), ids[t] + op.offset, op.width, op.scale, y + t * op.width);
     }
   });
 }
@@ -41,6 +41,19 @@ void rms_norm(const LaunchArgs& args, Stream& stream) {
   });
 }
 
+void layer_norm(const LaunchArgs& args, Stream& stream) {
+  const auto& op = std::get<LayerNorm>(*args.op);
+  CpuStream& cpu = cpu_stream(stream);
+  const FloatArray bias = op.bias ? array_of(args.weights[1]) : FloatArray{};
+  const float* x = args.in[0].as<float>();
+  float* y = args.out[0].as<float>();
+  cpu.run_ranges(args.in[0].shape.elements() / op.width, 5 * op.width, [&](int64_t first, int64_t last) {
+    for (int64_t g = first; g < last; ++g) {
+      cpu.isa().layer_norm(op, x + g * op.width, array_of(args.weights[0]), bias, g, y + g * op.width);
+    }
+  });
+}
+
 void add_rms_norm(const LaunchArgs& args, Stream& stream) {
   const auto& op = std::get<AddRmsNorm>(*args.op);
   CpuStream& cpu = cpu_stream(stream);
@@ -48,7 +61,7 @@ void add_rms_norm(const LaunchArgs& args, Stream& stream) {
   float *sum = args.out[0].as<float>(), *y = args.out[1].as<float>();
   cpu.run_ranges(args.in[0].shape[0], 6 * op.width, [&](int64_t first, int64_t last) {
     for (int64_t i = first * op.width; i < last * op.width; i += op.width) {
-      cpu.isa().add(x + i, residual + i, sum + i, op.width);
+      cpu.isa().add(x + i, residual + i, op.scale, sum + i, op.width);
       cpu.isa().rms_norm(sum + i, array_of(args.weights[0]), op.width, op.eps, op.offset, y + i);
     }
   });
@@ -56,10 +69,31 @@ void add_rms_norm(const LaunchArgs& args, Stream& stream) {
 
 void add(const LaunchArgs& args, Stream& stream) {
   CpuStream& cpu = cpu_stream(stream);
+  const float scale = std::get<Add>(*args.op).scale;
   const float *a = args.in[0].as<float>(), *b = args.in[1].as<float>();
   float* y = args.out[0].as<float>();
-  cpu.run_ranges(args.out[0].shape.elements(), 3,
-                 [&](int64_t first, int64_t last) { cpu.isa().add(a + first, b + first, y + first, last - first); });
+  cpu.run_ranges(args.out[0].shape.elements(), 3, [&](int64_t first, int64_t last) {
+    cpu.isa().add(a + first, b + first, scale, y + first, last - first);
+  });
+}
+
+void act(const LaunchArgs& args, Stream& stream) {
+  const auto& op = std::get<Act>(*args.op);
+  CpuStream& cpu = cpu_stream(stream);
+  const float* x = args.in[0].as<float>();
+  float* y = args.out[0].as<float>();
+  cpu.run_ranges(args.out[0].shape.elements(), 12,
+                 [&](int64_t first, int64_t last) { cpu.isa().act(op.act, x + first, y + first, last - first); });
+}
+
+void soft_cap(const LaunchArgs& args, Stream& stream) {
+  const auto& op = std::get<SoftCap>(*args.op);
+  CpuStream& cpu = cpu_stream(stream);
+  const float* x = args.in[0].as<float>();
+  float* y = args.out[0].as<float>();
+  cpu.run_ranges(args.out[0].shape.elements(), 12, [&](int64_t first, int64_t last) {
+    cpu.isa().soft_cap(x + first, op.scale, op.cap, y + first, last - first);
+  });
 }
 
 void gated_act(const LaunchArgs& args, Stream& stream) {
@@ -90,7 +124,7 @@ void rope_kv_write(const LaunchArgs& args, Stream& stream) {
   RopeKvTask task{.op = &op,
                   .qkv = args.in[0].as<float>(),
                   .q = args.out[0].as<float>(),
-                  .table = &batch.rope[op.table],
+                  .table = op.rotary_dim > 0 ? &batch.rope[op.table] : nullptr,
                   .kv = &batch.kv[op.layer],
                   .positions = batch.positions};
   if (op.qk_norm) task.q_norm = array_of(args.weights[0]), task.k_norm = array_of(args.weights[1]);
@@ -141,9 +175,12 @@ constexpr Kernel row(std::string_view name, OpKind op, void (*launch)(const Laun
 constexpr std::array kKernels = {
     row("cpu.embed", OpKind::embed, embed),
     row("cpu.rms_norm", OpKind::rms_norm, rms_norm),
+    row("cpu.layer_norm", OpKind::layer_norm, layer_norm),
     row("cpu.rope", OpKind::rope, rope),
+    row("cpu.act", OpKind::act, act),
     row("cpu.gated_act", OpKind::gated_act, gated_act),
     row("cpu.add", OpKind::add, add),
+    row("cpu.soft_cap", OpKind::soft_cap, soft_cap),
     row("cpu.select_rows", OpKind::select_rows, select_rows),
     row("cpu.add_rms_norm", OpKind::add_rms_norm, add_rms_norm),
     row("cpu.rope_kv_write", OpKind::rope_kv_write, rope_kv_write),
