@@ -1,0 +1,21 @@
+// The GPU's kernels, by op, in priority order: the fast ones of kernels/<op>.h, then the last resort of that op.
+#pragma once
+
+#include <span>
+
+#include "backend/backend.h"
+
+namespace pinion::cuda {
+
+std::span<const Kernel> kernels(OpKind kind);
+
+// Why kernels that take any float weights, cache and values cannot run the call; empty when they can.
+std::string why_not_floats(const Call& call);
+
+// One list per file of kernels/, the fastest first.
+std::span<const Kernel> row_kernels();        // embed, add, gated_act, select_rows
+std::span<const Kernel> norm_kernels();       // rms_norm, add_rms_norm
+std::span<const Kernel> rope_kernels();       // rope, rope_kv_write
+std::span<const Kernel> reference_kernels();  // linear, attention: any shape, slow
+
+}  // namespace pinion::cuda
