@@ -54,4 +54,8 @@ __device__ inline uint32_t pack(float low, float high) {
   return r;
 }
 
+__device__ inline uint32_t shared_address(const void* p) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(p));
+}
+
 }  // namespace pinion::cuda::ptx
