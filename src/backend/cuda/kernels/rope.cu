@@ -1,0 +1,170 @@
+// Rope and RopeKvWrite: a warp per head of a row. The head goes through shared memory, so that both elements of a pair
+// are at hand whatever the layout, and global memory is read and written once, in order.
+#include <array>
+
+#include "backend/cuda/kernel_list.h"
+#include "backend/cuda/launch.h"
+#include "backend/cuda/ptx/dependency.h"
+#include "backend/cuda/tile/paged_kv.h"
+#include "backend/cuda/tile/reduce.h"
+#include "backend/cuda/tile/tensor_args.h"
+
+namespace pinion::cuda {
+namespace {
+
+constexpr int kWarps = 4;                                              // heads per thread block
+constexpr int64_t kMaxHeadDim = 48 * 1024 / (kWarps * sizeof(float));  // what shared memory holds without asking
+
+struct RopeParams {
+  ConstValues x;
+  Values y;
+  const float *cos = nullptr, *sin = nullptr;  // [tokens, rotary_dim / 2]
+  int32_t heads = 0, head_dim = 0, rotary_dim = 0;
+  bool interleaved = false;
+
+  // RopeKvWrite: x holds heads query heads, kv_heads key heads and kv_heads value heads; y takes the queries.
+  int32_t kv_heads = 0;
+  ConstValues q_norm, k_norm;  // null: none
+  float eps = 0, offset = 0;
+  PagedKv kv;
+  const int32_t *positions = nullptr, *row_seq = nullptr;
+};
+
+// The rotated element i of the head in `s`.
+__device__ inline float rotated(const RopeParams& p, const float* s, int64_t row, int32_t i) {
+  if (i >= p.rotary_dim) return s[i];
+  const int32_t half = p.rotary_dim / 2;
+  const int32_t pair = p.interleaved ? i / 2 : i % half;
+  const bool second = p.interleaved ? i % 2 != 0 : i >= half;
+  const float a = s[p.interleaved ? 2 * pair : pair], b = s[p.interleaved ? 2 * pair + 1 : pair + half];
+  const float c = p.cos[row * half + pair], d = p.sin[row * half + pair];
+  return second ? b * c + a * d : a * c - b * d;
+}
+
+// kVector elements a lane and access; every width and offset is a multiple of it.
+template <bool kWrite, int kVector>
+__global__ void __launch_bounds__(kWarps * 32) rope_kernel(const __grid_constant__ RopeParams p) {
+  extern __shared__ float shared[];
+  const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int32_t total = p.heads + 2 * p.kv_heads, head = blockIdx.y * kWarps + warp;
+  const int64_t row = blockIdx.x;
+  float* s = shared + warp * p.head_dim;
+  ptx::wait_dependencies();
+  ptx::launch_dependents();
+  if (head >= total) return;  // no barrier of the whole block follows
+
+  const bool is_value = kWrite && head >= p.heads + p.kv_heads;
+  float squares = 0;
+  for (int32_t i = lane * kVector; i < p.head_dim; i += 32 * kVector) {
+    float v[kVector];
+    load<kVector>(p.x, (row * total + head) * p.head_dim + i, v);
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) s[i + k] = v[k], squares += v[k] * v[k];
+  }
+  __syncwarp();
+  if constexpr (kWrite) {
+    const ConstValues& weight = head < p.heads ? p.q_norm : p.k_norm;
+    if (!is_value && weight.data != nullptr) {
+      const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(p.head_dim) + p.eps);
+      for (int32_t i = lane; i < p.head_dim; i += 32) s[i] *= factor * (p.offset + load(weight, i));
+      __syncwarp();
+    }
+  }
+
+  Values y = p.y;
+  int64_t to = (row * p.heads + head) * p.head_dim;
+  if constexpr (kWrite) {
+    if (head >= p.heads) {
+      const int32_t position = p.positions[row], block = p.kv.block_of(p.row_seq[row], position);
+      if (block < 0) return;  // a row of padding
+      const int32_t kv_head = is_value ? head - p.heads - p.kv_heads : head - p.heads;
+      y = is_value ? p.kv.v(block) : p.kv.k(block);
+      to = p.kv.element(kv_head, position, p.head_dim);
+    }
+  }
+  for (int32_t i = lane * kVector; i < p.head_dim; i += 32 * kVector) {
+    float v[kVector];
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) v[k] = is_value ? s[i + k] : rotated(p, s, row, i + k);
+    store<kVector>(y, to + i, v);
+  }
+}
+
+template <bool kWrite>
+void run(const RopeParams& p, int64_t rows, Stream& stream) {
+  const LaunchShape shape{.grid = dim3(static_cast<unsigned>(rows), blocks_for(p.heads + 2 * p.kv_heads, kWarps)),
+                          .block = kWarps * 32,
+                          .shared = kWarps * p.head_dim * sizeof(float)};
+  // Four elements a lane fill a warp with a head of 128; heads of odd sizes go one by one.
+  p.head_dim % 4 == 0 ? launch<rope_kernel<kWrite, 4>>(shape, p, stream)
+                      : launch<rope_kernel<kWrite, 1>>(shape, p, stream);
+}
+
+void rope(const LaunchArgs& args, Stream& stream) {
+  const auto& op = std::get<Rope>(*args.op);
+  const RopeTable& table = args.batch->rope[op.table];
+  run<false>({.x = const_values(args.in[0]),
+              .y = values(args.out[0]),
+              .cos = table.cos,
+              .sin = table.sin,
+              .heads = static_cast<int32_t>(op.heads),
+              .head_dim = static_cast<int32_t>(op.head_dim),
+              .rotary_dim = static_cast<int32_t>(op.rotary_dim),
+              .interleaved = op.interleaved},
+             args.batch->tokens, stream);
+}
+
+void rope_kv_write(const LaunchArgs& args, Stream& stream) {
+  const auto& op = std::get<RopeKvWrite>(*args.op);
+  const BatchView& batch = *args.batch;
+  RopeParams p{.x = const_values(args.in[0]),
+               .y = values(args.out[0]),
+               .heads = static_cast<int32_t>(op.heads),
+               .head_dim = static_cast<int32_t>(op.head_dim),
+               .rotary_dim = static_cast<int32_t>(op.rotary_dim),
+               .interleaved = op.interleaved,
+               .kv_heads = static_cast<int32_t>(op.kv_heads),
+               .eps = op.eps,
+               .offset = op.offset,
+               .kv = paged_kv(batch.kv[op.layer]),
+               .positions = batch.positions,
+               .row_seq = batch.row_seq};
+  if (op.rotary_dim > 0) p.cos = batch.rope[op.table].cos, p.sin = batch.rope[op.table].sin;
+  if (op.qk_norm) p.q_norm = const_values(args.weights[0]), p.k_norm = const_values(args.weights[1]);
+  run<true>(p, batch.tokens, stream);
+}
+
+std::string why_not(const Call& call, const DeviceInfo&) {
+  int64_t head_dim = 0;
+  if (const auto* op = std::get_if<Rope>(call.op)) head_dim = op->head_dim;
+  if (const auto* op = std::get_if<RopeKvWrite>(call.op)) head_dim = op->head_dim;
+  if (head_dim > kMaxHeadDim) return "takes heads of at most " + std::to_string(kMaxHeadDim) + " columns";
+  return why_not_floats(call);
+}
+
+double estimate_us(const Call& call, const Tuning&, const DeviceInfo& info) {
+  return 2 + 4.0 * 4096 * static_cast<double>(call.rows) / info.read_gbps * 1e-3;  // one kernel per op: the size counts
+}
+
+constexpr Kernel row(std::string_view name, OpKind op, void (*launch)(const LaunchArgs&, Stream&)) {
+  return {.name = name,
+          .op = op,
+          .why_not = why_not,
+          .tunings = nullptr,
+          .estimate_us = estimate_us,
+          .workspace = nullptr,
+          .launch = launch};
+}
+
+constexpr std::array kKernels = {
+    row("cuda.rope", OpKind::rope, rope),
+    row("cuda.rope_kv_write", OpKind::rope_kv_write, rope_kv_write),
+};
+
+}  // namespace
+
+std::span<const Kernel> rope_kernels() {
+  return kKernels;
+}
+
+}  // namespace pinion::cuda
