@@ -28,7 +28,7 @@ void Stream::fill(void* to, uint8_t value, size_t bytes) {
 std::string why_not_f32_values(const Call& call) {
   for (const auto* types : {&call.values.in, &call.values.out}) {
     for (DType t : *types) {
-      if (t != DType::f32) return "computes on float32 values, not " + std::string(name(t));
+      if (is_float(t) && t != DType::f32) return "computes on float32 values, not " + std::string(name(t));
     }
   }
   return {};

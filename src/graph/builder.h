@@ -91,6 +91,10 @@ class Builder {
     return one(Add{g_.spec(a).width, scale}, {a, b}, w);
   }
   Value select_rows(Value x, const Scope& w) { return one(SelectRows{g_.spec(x).width}, {x}, w); }
+  // For the blocks whose weights no one scope names (experts, latent attention).
+  std::vector<Value> node(Op op, std::vector<Value> in, const Scope& w, std::vector<WeightUse> weights = {}) {
+    return g_.add(std::move(op), std::move(in), w.path(), std::move(weights));
+  }
 
  private:
   Value one(Op op, std::vector<Value> in, const Scope& w, std::vector<WeightUse> weights = {}) {

@@ -35,7 +35,25 @@ std::vector<Want> wanted_weights(const Op& op) {
   if (auto* n = std::get_if<AddRmsNorm>(&op)) want = {{"weight", 1, n->width}};
   if (auto* r = std::get_if<RopeKvWrite>(&op); r && r->qk_norm)
     want = {{"q_norm", 1, r->head_dim}, {"k_norm", 1, r->head_dim}};
+  if (auto* m = std::get_if<MoeRoute>(&op); m && m->bias) want = {{"bias", 1, m->experts}};
+  if (auto* m = std::get_if<MoeLinear>(&op)) {
+    want = {{"weight", m->experts * m->out, m->in}};
+    if (m->bias) want.push_back({"bias", 1, m->experts * m->out});
+  }
+  if (auto* m = std::get_if<MlaKvWrite>(&op)) want = {{"norm", 1, m->rank}};
+  if (auto* m = std::get_if<MlaAttention>(&op)) want = {{"kv_b", m->heads * (m->nope + m->v), m->rank}};
   return want;
+}
+
+int64_t first_half_rows(const WeightUse& w) {
+  int64_t rows = 0;
+  for (size_t i = 0; i < w.parts.size() / 2; ++i) rows += w.parts[i].rows;
+  return rows;
+}
+
+// What a shape rule sees of a value: element types are the compiler's choice, but for what the rules make integers.
+ValueSpec rule_spec(const ValueSpec& s) {
+  return {s.rows, s.width, is_float(s.dtype) ? DType::f32 : s.dtype};
 }
 
 Status check_weights(const Node& n) {
@@ -55,12 +73,13 @@ Status check_weights(const Node& n) {
       const FusedRows& f = p.fused;
       if (!f.name.empty() && (f.first < 0 || f.block <= 0 || f.stride < f.block || f.row(p.rows - 1) >= f.rows))
         return bad("a weight part lies outside the tensor that holds it");
+      if (p.stack < 0 || (p.stack > 0 && (p.index < 0 || p.index >= p.stack)))
+        return bad("a weight part lies outside its stack");
       rows += p.rows;
     }
     const int64_t total = w.rows == 1 ? w.cols : w.rows;  // a vector's parts stack along its columns
     if (rows != total) return bad(fmt::format("the parts of {} have {} rows, not {}", w.role, rows, total));
-    if (w.interleave && (w.parts.size() != 2 || w.parts[0].rows != w.parts[1].rows))
-      return bad("interleaving takes two parts of one height");
+    if (w.interleave && first_half_rows(w) * 2 != rows) return bad("interleaving takes two halves of one height");
   }
   return {};
 }
@@ -94,25 +113,24 @@ Status verify(const Graph& g) {
     for (Value v : n.in) {
       if (v.id < 0 || v.id >= g.value_count() || !defined[v.id])
         return bad(fmt::format("value {} is used before it is defined", v.id));
-      specs.push_back({g.spec(v).rows, g.spec(v).width});
+      specs.push_back(rule_spec(g.spec(v)));
     }
-    auto shapes = output_shapes(n.op, specs);  // rules know rows and widths; element types are the compiler's choice
+    auto shapes = output_shapes(n.op, specs);
     if (!shapes) return bad(shapes.error().message);
     if (shapes->size() != n.out.size()) return bad("wrong number of outputs");
     for (size_t i = 0; i < n.out.size(); ++i) {
       const Value v = n.out[i];
       if (v.id < 0 || v.id >= g.value_count() || defined[v.id])
         return bad(fmt::format("value {} is defined twice or unknown", v.id));
-      if (ValueSpec{g.spec(v).rows, g.spec(v).width} != (*shapes)[i])
+      if (rule_spec(g.spec(v)) != (*shapes)[i])
         return bad(fmt::format("value {} has another shape than its op gives", v.id));
-      if (!is_float(g.spec(v).dtype)) return bad(fmt::format("value {} is not of a float type", v.id));
       if (g.spec(v).width <= 0 || g.spec(v).width > (int64_t{1} << 30)) return bad("a width is out of range");
       defined[v.id] = true;
     }
     PINION_OK(check_weights(n));
-    auto layer_ok = [&](int32_t layer, int64_t kv_heads, int64_t head_dim) {
+    auto layer_ok = [&](int32_t layer, int64_t kv_heads, int64_t head_dim, bool latent = false) {
       return layer >= 0 && layer < std::ssize(g.kv_layers) && g.kv_layers[layer].kv_heads == kv_heads &&
-             g.kv_layers[layer].head_dim == head_dim;
+             g.kv_layers[layer].head_dim == head_dim && g.kv_layers[layer].latent == latent;
     };
     auto rope_ok = [&](int32_t table, int64_t rotary) {
       return table >= 0 && table < std::ssize(g.ropes) && g.ropes[table].rotary_dim == rotary;
@@ -122,6 +140,11 @@ Status verify(const Graph& g) {
     if (auto* r = std::get_if<RopeKvWrite>(&n.op); r && (!layer_ok(r->layer, r->kv_heads, r->head_dim) ||
                                                          (r->rotary_dim > 0 && !rope_ok(r->table, r->rotary_dim))))
       return bad("unknown KV layer or rope table");
+    if (auto* m = std::get_if<MlaKvWrite>(&n.op);
+        m && (!layer_ok(m->layer, 1, m->rank + m->rope, true) || !rope_ok(m->table, m->rope)))
+      return bad("unknown latent KV layer or rope table");
+    if (auto* m = std::get_if<MlaAttention>(&n.op); m && !layer_ok(m->layer, 1, m->rank + m->rope, true))
+      return bad("unknown latent KV layer");
     if (auto* r = std::get_if<Rope>(&n.op); r && !rope_ok(r->table, r->rotary_dim)) return bad("unknown rope table");
   }
   if (g.logits.id < 0 || g.logits.id >= g.value_count() || !defined[g.logits.id] ||

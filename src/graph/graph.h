@@ -33,12 +33,14 @@ struct FusedRows {
 struct WeightPart {
   std::string name;  // "model.layers.3.self_attn.q_proj.weight"
   int64_t rows = 0;
-  FusedRows fused;          // read where the checkpoint has no tensor `name`
-  bool transposed = false;  // the tensor holds [in, out], as GPT-2's Conv1D; its columns are the weight's rows
+  FusedRows fused;               // read where the checkpoint has no tensor `name`
+  bool transposed = false;       // the tensor holds [in, out], as GPT-2's Conv1D; its columns are the weight's rows
+  int64_t stack = 0, index = 0;  // stack > 0: the tensor stacks that many matrices, and this is one of them (experts)
   bool operator==(const WeightPart&) const = default;
 };
 
-// A weight as a node uses it: parts stacked by rows, or two parts of equal height interleaved row by row.
+// A weight as a node uses it: parts stacked by rows. Interleaved: the first half of the parts stacked, and row by row
+// with it the second half, of equal height.
 struct WeightUse {
   std::string role;  // "weight", "bias", "q_norm", "k_norm", "sinks": the op's documented order
   int64_t rows = 1, cols = 0;
@@ -56,7 +58,9 @@ struct Node {
 
 struct KvLayer {  // what one attention layer caches
   int64_t kv_heads = 0, head_dim = 0;
-  int32_t window = 0;  // 0: everything
+  int32_t window = 0;   // 0: everything
+  bool latent = false;  // one row of head_dim numbers per token and head instead of a key and a value (MlaKvWrite)
+  int64_t token_width() const { return (latent ? 1 : 2) * kv_heads * head_dim; }  // numbers per token
   bool operator==(const KvLayer&) const = default;
 };
 
@@ -76,7 +80,8 @@ class Graph {
   // What passes need: the nodes are replaced as a whole, values keep their ids.
   void replace_nodes(std::vector<Node> nodes) { nodes_ = std::move(nodes); }
   Value new_value(ValueSpec spec);
-  // Values are f32 when they are made; the compiler narrows them for devices that compute in other types.
+  // Values are f32 when they are made; the compiler narrows them for devices that compute in other types. What an op's
+  // rule makes an integer stays one.
   void set_dtype(Value v, DType type) { values_[v.id].dtype = type; }
 
  private:

@@ -79,12 +79,14 @@ Json part_json(const WeightPart& p) {
   const FusedRows& f = p.fused;
   if (!f.name.empty()) j["fused"] = {f.name, f.rows, f.first, f.block, f.stride};
   if (p.transposed) j["transposed"] = true;
+  if (p.stack > 0) j["stack"] = {p.stack, p.index};
   return j;
 }
 
 WeightPart part_from_json(const Json& j) {
   WeightPart p{j.at("name"), j.at("rows"), {}, j.value("transposed", false)};
   if (const auto f = j.find("fused"); f != j.end()) p.fused = {f->at(0), f->at(1), f->at(2), f->at(3), f->at(4)};
+  if (const auto s = j.find("stack"); s != j.end()) p.stack = s->at(0), p.index = s->at(1);
   return p;
 }
 
@@ -146,7 +148,7 @@ Json to_json(const Graph& g) {
     specs.push_back({spec.rows == Rows::tokens ? "tokens" : "outputs", spec.width, name(spec.dtype)});
   }
   for (const KvLayer& l : g.kv_layers)
-    layers.push_back({{"kv_heads", l.kv_heads}, {"head_dim", l.head_dim}, {"window", l.window}});
+    layers.push_back({{"kv_heads", l.kv_heads}, {"head_dim", l.head_dim}, {"window", l.window}, {"latent", l.latent}});
   for (const RopeSpec& r : g.ropes) ropes.push_back(to_json(r));
   return {{"nodes", nodes},
           {"values", specs},
@@ -168,7 +170,7 @@ Result<Graph> graph_from_json(const Json& json, std::string_view where) {
       g.new_value({rows == "tokens" ? Rows::tokens : Rows::outputs, v.at(1).get<int64_t>(), *dtype});
     }
     for (const Json& l : json.at("kv_layers"))
-      g.kv_layers.push_back({l.at("kv_heads"), l.at("head_dim"), l.at("window")});
+      g.kv_layers.push_back({l.at("kv_heads"), l.at("head_dim"), l.at("window"), l.at("latent")});
     for (const Json& r : json.at("ropes")) {
       PINION_TRY(RopeSpec spec, rope_from_json(r, where));
       g.ropes.push_back(std::move(spec));

@@ -31,6 +31,17 @@ void widths(const OpCase& c, std::vector<int64_t>& in, std::vector<int64_t>& out
           if (c.inputs == 3) in.insert(in.end(), 2, op.kv_heads * op.head_dim);
         } else if constexpr (std::is_same_v<T, RopeKvWrite>) {
           in = {(op.heads + 2 * op.kv_heads) * op.head_dim}, out = {op.heads * op.head_dim};
+        } else if constexpr (std::is_same_v<T, MoeRoute>) {
+          in = {op.experts}, out = {op.top_k, op.top_k};
+        } else if constexpr (std::is_same_v<T, MoeLinear>) {
+          in = {op.input_width(), op.top_k}, out = {op.top_k * op.slot_width()};
+        } else if constexpr (std::is_same_v<T, MoeCombine>) {
+          in = {op.top_k * op.width, op.top_k, op.width, 1}, out = {op.width};
+          in.resize(c.inputs);
+        } else if constexpr (std::is_same_v<T, MlaKvWrite>) {
+          in = {op.heads * (op.nope + op.rope), op.rank + op.rope}, out = {in[0]};
+        } else if constexpr (std::is_same_v<T, MlaAttention>) {
+          in = {op.heads * (op.nope + op.rope)}, out = {op.heads * op.v};
         } else {
           in.assign(c.inputs, op.width), out = {op.width};
           if constexpr (std::is_same_v<T, AddRmsNorm>) out.push_back(op.width);

@@ -49,6 +49,11 @@ constexpr std::array kKernels = {
     row("reference.layer_norm", OpKind::layer_norm, reference::layer_norm),
     row("reference.act", OpKind::act, reference::act),
     row("reference.soft_cap", OpKind::soft_cap, reference::soft_cap),
+    row("reference.moe_route", OpKind::moe_route, reference::moe_route),
+    row("reference.moe_linear", OpKind::moe_linear, reference::moe_linear),
+    row("reference.moe_combine", OpKind::moe_combine, reference::moe_combine),
+    row("reference.mla_kv_write", OpKind::mla_kv_write, reference::mla_kv_write),
+    row("reference.mla_attention", OpKind::mla_attention, reference::mla_attention),
 };
 static_assert(kKernels.size() == kOpKinds, "an op has exactly one reference kernel, in the order of OpKind");
 

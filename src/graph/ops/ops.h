@@ -14,6 +14,11 @@
 #include "graph/ops/gated_act.h"
 #include "graph/ops/layer_norm.h"
 #include "graph/ops/linear.h"
+#include "graph/ops/mla_attention.h"
+#include "graph/ops/mla_kv_write.h"
+#include "graph/ops/moe_combine.h"
+#include "graph/ops/moe_linear.h"
+#include "graph/ops/moe_route.h"
 #include "graph/ops/rms_norm.h"
 #include "graph/ops/rope.h"
 #include "graph/ops/rope_kv_write.h"
@@ -23,7 +28,7 @@
 namespace pinion {
 
 using Op = std::variant<Embed, Linear, RmsNorm, Rope, Attention, GatedAct, Add, SelectRows, AddRmsNorm, RopeKvWrite,
-                        LayerNorm, Act, SoftCap>;
+                        LayerNorm, Act, SoftCap, MoeRoute, MoeLinear, MoeCombine, MlaKvWrite, MlaAttention>;
 
 enum class OpKind : uint8_t {
   embed,
@@ -38,7 +43,12 @@ enum class OpKind : uint8_t {
   rope_kv_write,
   layer_norm,
   act,
-  soft_cap
+  soft_cap,
+  moe_route,
+  moe_linear,
+  moe_combine,
+  mla_kv_write,
+  mla_attention
 };
 inline constexpr int kOpKinds = std::variant_size_v<Op>;
 
