@@ -1,33 +1,12 @@
-// Where weights and graph meet: by tensor name. Parts are read, checked against the shape the graph expects, converted
-// and stacked (or interleaved) into the layout that the kernels read. Dummy checkpoints are filled instead.
-#include <fmt/format.h>
-
-#include <cstring>
+// Where weights and graph meet: by tensor name. Parts are read (weight_source.h), converted and stacked
+// (or interleaved) into the layout that the kernels read.
+#include <algorithm>
 
 #include "base/thread_pool.h"
 #include "compiler/compiler.h"
-#include "tensor/convert.h"
+#include "compiler/weight_source.h"
 
 namespace pinion {
-namespace {
-
-// Converts n elements from unaligned `from` into `to`.
-void convert(const std::byte* from, DType from_type, std::byte* to, DType to_type, int64_t n) {
-  if (from_type == to_type) {
-    std::memcpy(to, from, n * byte_size(to_type));
-    return;
-  }
-  constexpr int64_t kChunk = 256;
-  alignas(64) std::byte buffer[kChunk * 4];
-  for (int64_t i = 0; i < n; i += kChunk) {
-    const int64_t m = std::min(kChunk, n - i);
-    std::memcpy(buffer, from + i * byte_size(from_type), m * byte_size(from_type));
-    for (int64_t k = 0; k < m; ++k) store_f32(to + i * byte_size(to_type), to_type, k, load_f32(buffer, from_type, k));
-  }
-}
-
-}  // namespace
-
 void list_weights(const Graph& graph, DType dtype, std::vector<PackedWeight>& weights,
                   std::vector<std::vector<int32_t>>& node_weights, std::vector<const WeightUse*>& uses) {
   for (const Node& n : graph.nodes()) {
@@ -59,31 +38,12 @@ Status pack_weight(const Checkpoint& checkpoint, const WeightUse& use, const Wei
   int64_t done = 0;
   for (size_t p = 0; p < use.parts.size(); ++p) {
     const WeightPart& part = use.parts[p];
-    TensorRef tensor;
-    if (!checkpoint.is_dummy()) {
-      PINION_TRY(tensor, checkpoint.tensor(part.name));
-      const Shape want = vector ? Shape{part.rows} : Shape{part.rows, cols};
-      if (!(tensor.shape == want)) {
-        return fail(Errc::corrupt,
-                    fmt::format("the tensor \"{}\" has the shape {}, the configuration makes it {}", part.name,
-                                tensor.shape.str(), want.str()),
-                    checkpoint.dir().string(), "config.json and the weights do not belong together");
-      }
-      if (!is_float(tensor.dtype)) {
-        return fail(Errc::unsupported, fmt::format("the tensor \"{}\" has the dtype {}", part.name, name(tensor.dtype)),
-                    checkpoint.dir().string(), "supported: float32, float16, bfloat16");
-      }
-    }
+    PINION_TRY(const WeightSource source, WeightSource::open(checkpoint, part, cols, vector));
     const int64_t step = use.interleave ? 2 : 1, first = use.interleave ? static_cast<int64_t>(p) : done;
     constexpr int64_t kRows = 256;
     pool.run((part.rows + kRows - 1) / kRows, [&](int64_t chunk) {
       for (int64_t r = chunk * kRows; r < std::min(part.rows, (chunk + 1) * kRows); ++r) {
-        const std::span<std::byte> to = out.subspan((first + r * step) * row_bytes, row_bytes);
-        if (checkpoint.is_dummy()) {
-          fill_dummy(part.name, spec.dtype, to, vector ? part.rows : cols, r * cols);
-        } else {
-          convert(tensor.data.data() + r * cols * byte_size(tensor.dtype), tensor.dtype, to.data(), spec.dtype, cols);
-        }
+        source.read(r, 0, cols, spec.dtype, out.data() + (first + r * step) * row_bytes);
       }
     });
     done += part.rows;

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 #include "tensor/tensor.h"
 
@@ -69,6 +70,22 @@ inline void store_f32(void* p, DType type, int64_t i, float v) {
       return;
     default:
       check(false, "store_f32 takes float tensors");
+  }
+}
+
+// Converts n floats from one type to another; neither side need be aligned, as mapped files are not.
+inline void convert_floats(const std::byte* from, DType from_type, std::byte* to, DType to_type, int64_t n) {
+  if (from_type == to_type) {
+    std::memcpy(to, from, n * byte_size(to_type));
+    return;
+  }
+  constexpr int64_t kRun = 256;
+  alignas(8) std::byte source[kRun * 4], target[kRun * 4];
+  for (int64_t i = 0; i < n; i += kRun) {
+    const int64_t m = std::min(kRun, n - i);
+    std::memcpy(source, from + i * byte_size(from_type), m * byte_size(from_type));
+    for (int64_t k = 0; k < m; ++k) store_f32(target, to_type, k, load_f32(source, from_type, k));
+    std::memcpy(to + i * byte_size(to_type), target, m * byte_size(to_type));
   }
 }
 

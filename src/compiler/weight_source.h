@@ -1,0 +1,37 @@
+// Where a weight's rows lie in a checkpoint. Checkpoints of one family differ: with a prefix or without, several
+// linears fused into one tensor or each in its own, [out, in] or [in, out]. A WeightSource settles that once for one
+// part and then reads rows of the weight as the graph sees them.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "base/result.h"
+#include "checkpoint/checkpoint.h"
+#include "graph/graph.h"
+
+namespace pinion {
+
+class WeightSource {
+ public:
+  // Finds the tensor of `part`, whose rows have `cols` columns (vectors: 1, `vector` set), and checks its shape and
+  // type. The part's own name goes before the fused tensor's; each is tried with the prefixes that publishers use. A
+  // dummy checkpoint has every tensor. Borrows from the checkpoint.
+  static Result<WeightSource> open(const Checkpoint& checkpoint, const WeightPart& part, int64_t cols, bool vector);
+
+  const std::string& tensor() const { return name_; }  // the checkpoint's name of it
+  bool fused() const { return fused_; }                // other weights lie in this tensor too
+
+  // Columns [first, first + n) of row `row` of the part, as `dtype`, to `out` (unaligned). Thread-safe.
+  void read(int64_t row, int64_t first, int64_t n, DType dtype, std::byte* out) const;
+
+ private:
+  std::string name_;
+  TensorRef tensor_;
+  FusedRows rows_;
+  int64_t cols_ = 0, dummy_width_ = 0;
+  bool fused_ = false, transposed_ = false;
+};
+
+}  // namespace pinion
