@@ -41,6 +41,9 @@ class OpProblem {
     std::vector<std::vector<float>> out;
     std::vector<std::byte> cache;  // as the kernel left it
   };
+  // Rounds the inputs to what values of these types hold, so that a kernel on narrow values and the f32 oracle see the
+  // same numbers.
+  void round_inputs(const ValueTypes& types);
   // Runs one kernel on a fresh copy of the cache. Workspace is filled with NaN first.
   Outcome run(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device, Stream& stream);
   // The fastest of several runs, in seconds (others may use the machine). The weight is read from one of several copies
@@ -63,6 +66,7 @@ class OpProblem {
     bool operator==(const Allocator&) const { return true; }
   };
   using Memory = std::vector<std::byte, Allocator<std::byte>>;
+  friend class DeviceProblem;
   void bind();  // the views, after the data moved
   LaunchArgs args(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device);
 
@@ -71,7 +75,7 @@ class OpProblem {
   std::vector<Memory> weight_data_, input_data_, output_data_;
   std::vector<int64_t> input_widths_, output_widths_;
   Memory cache_, workspace_;
-  std::vector<int32_t> ids_, positions_, starts_, contexts_, output_rows_, table_;
+  std::vector<int32_t> ids_, positions_, row_seq_, starts_, contexts_, output_rows_, table_;
   std::vector<float> cos_, sin_;
   int32_t max_blocks_ = 1;
   std::vector<WeightView> weights_;

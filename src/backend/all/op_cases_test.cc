@@ -1,25 +1,12 @@
 // Every kernel of every backend that accepts a case, on every ISA of this machine, against the reference.
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstdlib>
-#include <random>
-
 #include "backend/all/backends.h"
+#include "backend/all/case_expectations.h"
 #include "backend/all/op_cases.h"
-#include "tensor/convert.h"
 
 namespace pinion {
 namespace {
-
-// A fresh seed each run, printed on failure; PINION_TEST_SEED repeats one.
-uint64_t test_seed() {
-  static const uint64_t seed = [] {
-    const char* fixed = std::getenv("PINION_TEST_SEED");
-    return fixed != nullptr ? std::strtoull(fixed, nullptr, 10) : uint64_t{std::random_device{}()};
-  }();
-  return seed;
-}
 
 struct Target {
   const Backend* backend;
@@ -39,42 +26,13 @@ std::vector<Target> targets() {
       if ((*isa == 0) == (backend->name() == "cpu")) continue;
       for (int threads : {3, 1}) {
         auto device = backend->open({.threads = threads, .isa = isa});
-        if (!device.ok()) continue;
+        if (!device.ok() || !(*device)->host_visible()) continue;  // others: device_cases_test.cc
         auto stream = (*device)->make_stream();
         list.push_back({backend, *std::move(device), std::move(stream)});
       }
     }
   }
   return list;
-}
-
-std::vector<Tuning> tunings_of(const Kernel& kernel, const Call& call, const DeviceInfo& info) {
-  std::vector<Tuning> list{{}};
-  if (kernel.tunings != nullptr) {
-    for (const Tuning& t : kernel.tunings(call, info)) list.push_back(t);
-  }
-  return list;
-}
-
-// Differences are measured against the tensor's largest value: sums of f32 products cancel.
-void expect_near(const std::vector<float>& want, const std::vector<float>& got, double tolerance) {
-  ASSERT_EQ(want.size(), got.size());
-  double largest = 1e-3;
-  for (float v : want) largest = std::max<double>(largest, std::abs(v));
-  for (size_t i = 0; i < want.size(); ++i) {
-    ASSERT_NEAR(want[i], got[i], tolerance * largest) << "element " << i << " of " << want.size();
-  }
-}
-
-void expect_cache_near(const OpCase& c, const std::vector<std::byte>& want, const std::vector<std::byte>& got) {
-  // A value that was computed before it was rounded may fall to the other side: one unit in the last place.
-  const double unit = c.kv_dtype == DType::bf16 ? 1.0 / 128 : c.kv_dtype == DType::f16 ? 1.0 / 1024 : 1e-5;
-  const int64_t n = static_cast<int64_t>(want.size()) * 8 / bit_size(c.kv_dtype);
-  for (int64_t i = 0; i < n; ++i) {
-    const float a = load_f32(want.data(), c.kv_dtype, i), b = load_f32(got.data(), c.kv_dtype, i);
-    if (std::isnan(a) && std::isnan(b)) continue;
-    ASSERT_NEAR(a, b, unit * std::abs(a) + 2e-6) << "cache element " << i;
-  }
 }
 
 class OpCases : public testing::TestWithParam<int> {};
@@ -136,7 +94,7 @@ TEST_P(OpCases, RowsDoNotDependOnTheirBatch) {
             n = std::min<int64_t>(1 + i / 2, c.seqs[s].tokens - i);  // pieces of 1, 1, 2, 3, 4 …
             OpProblem part = problem.rows_of(s, i, i + n);
             for (const Kernel& other : t.backend->kernels(kind)) {
-              if (!other.why_not(part.description().call(), info).empty()) continue;
+              if (!other.batch_invariant || !other.why_not(part.description().call(), info).empty()) continue;
               const auto got = part.run(other, {}, info, *t.stream);
               for (size_t o = 0; o < got.out.size(); ++o) {
                 const size_t width = whole.out[o].size() / c.rows();

@@ -53,12 +53,34 @@ void widths(const OpCase& c, std::vector<int64_t>& in, std::vector<int64_t>& out
 struct CacheShape {
   int64_t kv_heads = 0, head_dim = 0, rotary = 0;
   int32_t window = 0;
+  int64_t planes = 2;  // K and V, or one latent
 };
+
+// The op's integers: the experts that a router chose.
+DType input_type(const Op& op, size_t input) {
+  return std::holds_alternative<MoeLinear>(op) && input == 1 ? DType::i32 : DType::f32;
+}
+DType output_type(const Op& op, size_t output) {
+  return std::holds_alternative<MoeRoute>(op) && output == 0 ? DType::i32 : DType::f32;
+}
+
+// top_k different experts of the model per row, ascending; some lie before and after those that the op holds.
+void choose_experts(const MoeLinear& op, int64_t rows, int32_t* ids, std::mt19937_64& random) {
+  std::vector<int32_t> all(op.first_expert > 0 ? op.first_expert + op.experts + 1 : op.experts);
+  std::iota(all.begin(), all.end(), 0);
+  for (int64_t t = 0; t < rows; ++t, ids += op.top_k) {
+    std::shuffle(all.begin(), all.end(), random);
+    std::copy_n(all.begin(), op.top_k, ids);
+    std::sort(ids, ids + op.top_k);
+  }
+}
 
 CacheShape cache_shape(const Op& op) {
   if (const auto* a = std::get_if<Attention>(&op)) return {a->kv_heads, a->head_dim, 0, a->window};
   if (const auto* r = std::get_if<RopeKvWrite>(&op)) return {r->kv_heads, r->head_dim, r->rotary_dim, 0};
   if (const auto* r = std::get_if<Rope>(&op)) return {0, 0, r->rotary_dim, 0};
+  if (const auto* m = std::get_if<MlaKvWrite>(&op)) return {1, m->rank + m->rope, m->rope, 0, 1};
+  if (const auto* m = std::get_if<MlaAttention>(&op)) return {1, m->rank + m->rope, 0, 0, 1};
   return {};
 }
 
@@ -88,11 +110,14 @@ OpProblem::OpProblem(const OpCase& c, uint64_t seed) : case_(c) {
   widths(c, input_widths_, output_widths_);
   const int64_t rows = c.rows();
   for (int64_t w : input_widths_) fill(input_data_.emplace_back(), DType::f32, rows * w, 3);
+  if (const auto* m = std::get_if<MoeLinear>(&c.op))
+    choose_experts(*m, rows, reinterpret_cast<int32_t*>(input_data_[1].data()), random);
   for (int64_t w : output_widths_) output_data_.emplace_back(rows * w * sizeof(float));
 
   starts_ = {0};
   int64_t blocks = 0;
   for (const CaseSequence& s : c.seqs) {
+    row_seq_.insert(row_seq_.end(), s.tokens, static_cast<int32_t>(contexts_.size()));
     for (int32_t i = 0; i < s.tokens; ++i) positions_.push_back(s.context - s.tokens + i);
     starts_.push_back(starts_.back() + s.tokens);
     contexts_.push_back(s.context);
@@ -115,8 +140,8 @@ OpProblem::OpProblem(const OpCase& c, uint64_t seed) : case_(c) {
   std::iota(free.begin(), free.end(), 0);
   std::shuffle(free.begin(), free.end(), random);
   const int64_t half = shape.kv_heads * c.block_size * shape.head_dim, element = bit_size(c.kv_dtype) / 8;
-  cache_.resize((blocks + 1) * 2 * half * element);
-  for (int64_t i = 0; i < (blocks + 1) * 2 * half; ++i) store_f32(cache_.data(), c.kv_dtype, i, kNan);
+  cache_.resize((blocks + 1) * shape.planes * half * element);
+  for (int64_t i = 0; i < (blocks + 1) * shape.planes * half; ++i) store_f32(cache_.data(), c.kv_dtype, i, kNan);
   table_.assign(c.seqs.size() * max_blocks_, -1);
   for (size_t s = 0; s < c.seqs.size(); ++s) {
     const int64_t oldest = c.seqs[s].context - c.seqs[s].tokens;  // the position of the step's first row
@@ -126,8 +151,8 @@ OpProblem::OpProblem(const OpCase& c, uint64_t seed) : case_(c) {
       if (j / c.block_size < live / c.block_size) continue;  // freed behind the window
       if (block < 0) block = free.back(), free.pop_back();
       if (j < live || (j >= oldest && c.inputs == 3)) continue;  // dead, or the kernel writes it
-      for (int64_t h = 0; h < 2 * shape.kv_heads; ++h) {
-        const int64_t at = block * 2 * half + (h * c.block_size + j % c.block_size) * shape.head_dim;
+      for (int64_t h = 0; h < shape.planes * shape.kv_heads; ++h) {
+        const int64_t at = block * shape.planes * half + (h * c.block_size + j % c.block_size) * shape.head_dim;
         for (int64_t i = 0; i < shape.head_dim; ++i) store_f32(cache_.data(), c.kv_dtype, at + i, uniform(random) * 2);
       }
     }
@@ -139,17 +164,17 @@ void OpProblem::bind() {
   weights_.clear(), in_.clear(), out_.clear();
   for (size_t i = 0; i < case_.weights.size(); ++i) weights_.push_back({case_.weights[i], weight_data_[i].data()});
   for (size_t i = 0; i < input_widths_.size(); ++i) {
-    in_.push_back({input_data_[i].data(), DType::f32, {rows, input_widths_[i]}});
+    in_.push_back({input_data_[i].data(), input_type(case_.op, i), {rows, input_widths_[i]}});
   }
   for (size_t i = 0; i < output_widths_.size(); ++i) {
-    out_.push_back({output_data_[i].data(), DType::f32, {rows, output_widths_[i]}});
+    out_.push_back({output_data_[i].data(), output_type(case_.op, i), {rows, output_widths_[i]}});
   }
   const CacheShape shape = cache_shape(case_.op);
   const int64_t half = shape.kv_heads * case_.block_size * shape.head_dim * bit_size(case_.kv_dtype) / 8;
   ropes_ = {{cos_.data(), sin_.data()}};
   kv_ = {{.base = cache_.data(),
-          .block_stride = 2 * half,
-          .v_offset = half,
+          .block_stride = shape.planes * half,
+          .v_offset = (shape.planes - 1) * half,
           .block_size = case_.block_size,
           .dtype = case_.kv_dtype,
           .block_table = table_.data(),
@@ -157,13 +182,31 @@ void OpProblem::bind() {
   batch_ = {.tokens = static_cast<int32_t>(rows),
             .seqs = static_cast<int32_t>(case_.seqs.size()),
             .outputs = static_cast<int32_t>(rows),
+            .max_seq_tokens = 1,
+            .max_context = 1,
             .token_ids = ids_.data(),
             .positions = positions_.data(),
+            .row_seq = row_seq_.data(),
             .seq_start = starts_.data(),
             .context_len = contexts_.data(),
             .output_rows = output_rows_.data(),
             .rope = ropes_,
             .kv = kv_};
+  for (const CaseSequence& s : case_.seqs) {
+    batch_.max_seq_tokens = std::max(batch_.max_seq_tokens, s.tokens);
+    batch_.max_context = std::max(batch_.max_context, s.context);
+  }
+}
+
+void OpProblem::round_inputs(const ValueTypes& types) {
+  for (size_t i = 0; i < input_data_.size(); ++i) {
+    auto* x = reinterpret_cast<float*>(input_data_[i].data());
+    for (size_t k = 0; k < input_data_[i].size() / sizeof(float); ++k) {
+      alignas(float) std::byte narrow[sizeof(float)];
+      store_f32(narrow, types.in[i], 0, x[k]);
+      x[k] = load_f32(narrow, types.in[i], 0);
+    }
+  }
 }
 
 LaunchArgs OpProblem::args(const Kernel& kernel, const Tuning& tuning, const DeviceInfo& device) {
@@ -187,7 +230,10 @@ OpProblem::Outcome OpProblem::run(const Kernel& kernel, const Tuning& tuning, co
   kernel.launch(launch, stream);
   stream.synchronize();
   Outcome outcome;
-  for (const TensorView& v : out_) outcome.out.emplace_back(v.as<float>(), v.as<float>() + v.shape.elements());
+  for (const TensorView& v : out_) {
+    auto& out = outcome.out.emplace_back(v.as<float>(), v.as<float>() + v.shape.elements());
+    if (v.dtype == DType::i32) std::copy_n(v.as<int32_t>(), v.shape.elements(), out.begin());
+  }
   outcome.cache.assign(cache_.begin(), cache_.end());
   std::copy(before.begin(), before.end(), cache_.begin());
   return outcome;
@@ -221,6 +267,7 @@ OpProblem OpProblem::rows_of(int64_t seq, int64_t first, int64_t last) const {
     std::memcpy(part.input_data_[i].data(), from, n * input_widths_[i] * sizeof(float));
   }
   part.positions_.assign(positions_.begin() + at, positions_.begin() + at + n);
+  part.row_seq_.assign(n, 0);
   part.ids_.assign(ids_.begin() + at, ids_.begin() + at + n);
   const int64_t half = cache_shape(case_.op).rotary / 2;
   part.cos_.assign(cos_.begin() + at * half, cos_.begin() + (at + n) * half);
@@ -234,6 +281,14 @@ OpProblem OpProblem::rows_of(int64_t seq, int64_t first, int64_t last) const {
 double OpProblem::bytes() const {
   double total = 0;
   for (const WeightSpec& w : case_.weights) total += static_cast<double>(w.bytes());
+  if (const auto* m = std::get_if<MoeLinear>(&case_.op)) {  // of the weights, the experts that are chosen
+    std::vector<bool> hit(m->experts, false);
+    const auto* ids = reinterpret_cast<const int32_t*>(input_data_[1].data());
+    for (int64_t i = 0; i < case_.rows() * m->top_k; ++i) {
+      if (ids[i] >= m->first_expert && ids[i] < m->first_expert + m->experts) hit[ids[i] - m->first_expert] = true;
+    }
+    total *= static_cast<double>(std::ranges::count(hit, true)) / static_cast<double>(m->experts);
+  }
   for (int64_t w : input_widths_) total += 4.0 * case_.rows() * w;
   for (int64_t w : output_widths_) total += 4.0 * case_.rows() * w;
   if (const auto* a = std::get_if<Attention>(&case_.op)) {
@@ -241,6 +296,10 @@ double OpProblem::bytes() const {
       const double keys = a->window > 0 ? std::min(s.context, a->window + s.tokens - 1) : s.context;
       total += keys * 2.0 * a->kv_heads * a->head_dim * bit_size(case_.kv_dtype) / 8;
     }
+  }
+  if (const auto* m = std::get_if<MlaAttention>(&case_.op)) {
+    for (const auto& s : case_.seqs)
+      total += static_cast<double>(s.context * (m->rank + m->rope)) * bit_size(case_.kv_dtype) / 8;
   }
   return total;
 }
@@ -251,6 +310,12 @@ double OpProblem::flops() const {
     double scores = 0;
     for (int32_t p : positions_) scores += a->window > 0 ? std::min(p + 1, a->window) : p + 1;
     return 4.0 * scores * a->heads * a->head_dim;
+  }
+  if (const auto* m = std::get_if<MoeLinear>(&case_.op)) return 2.0 * case_.rows() * m->top_k * m->in * m->out;
+  if (const auto* m = std::get_if<MlaAttention>(&case_.op)) {  // what scores and sums take once keys are there
+    double scores = 0;
+    for (int32_t p : positions_) scores += p + 1;
+    return 2.0 * scores * m->heads * (m->nope + m->rope + m->v);
   }
   return 0;
 }
