@@ -64,7 +64,8 @@ double kv_read_bytes(const std::vector<KvLayer>& layers, DType dtype, int64_t co
   double bytes = 0;
   for (const KvLayer& l : layers) {
     const int64_t seen = l.window > 0 ? std::min<int64_t>(context, l.window) : context;
-    bytes += 2.0 * static_cast<double>(std::max<int64_t>(1, l.kv_heads / tp) * l.head_dim * seen) *
+    const int64_t heads = std::max<int64_t>(1, l.kv_heads / tp);
+    bytes += static_cast<double>(KvLayer{heads, l.head_dim, 0, l.latent}.token_width() * seen) *
              static_cast<double>(byte_size(dtype));
   }
   return bytes;

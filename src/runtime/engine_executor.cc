@@ -61,7 +61,7 @@ std::vector<KvGroupInfo> kv_groups(const Graph& graph, DType kv_dtype, int32_t b
     auto g = std::ranges::find(groups, l.window, &KvGroupInfo::window);
     if (g == groups.end()) g = groups.insert(groups.end(), KvGroupInfo{.window = l.window});
     ++g->layers;
-    g->block_bytes += align(2 * l.kv_heads * l.head_dim * block_size * byte_size(kv_dtype));
+    g->block_bytes += align(l.token_width() * block_size * byte_size(kv_dtype));
   }
   return groups;
 }
@@ -158,13 +158,13 @@ Status EngineExecutor::load(ExecutorOptions options) {
   for (const KvLayer& l : g.kv_layers) {
     const size_t group = std::ranges::find(groups_, l.window, &KvGroupInfo::window) - groups_.begin();
     group_of_layer_.push_back(static_cast<int32_t>(group));
-    const size_t half = l.kv_heads * l.head_dim * m.block_size * byte_size(m.kv_dtype);
+    const size_t bytes = l.token_width() * m.block_size * byte_size(m.kv_dtype);
     kv_views_.push_back({.base = kv_->data() + used[group],
                          .block_stride = static_cast<int64_t>(page_bytes_),
-                         .v_offset = static_cast<int64_t>(half),
+                         .v_offset = static_cast<int64_t>(l.latent ? 0 : bytes / 2),
                          .block_size = m.block_size,
                          .dtype = m.kv_dtype});
-    used[group] += align(2 * half);
+    used[group] += align(bytes);
   }
 
   token_ids_.resize(options_.max_num_tokens);

@@ -70,6 +70,18 @@ struct RopeKvTask {
   const int32_t* positions = nullptr;
 };
 
+inline constexpr int64_t kMlaMaxLatent = 4096;  // rank + rope, a row on the stack
+
+struct MlaWriteTask {
+  const MlaKvWrite* op = nullptr;
+  const float *q = nullptr, *latent = nullptr;
+  float* y = nullptr;
+  FloatArray norm;
+  const RopeTable* table = nullptr;
+  const KvView* kv = nullptr;
+  const int32_t* positions = nullptr;
+};
+
 struct IsaKernels {
   std::string_view name;
   int64_t lanes = 1;
@@ -94,6 +106,17 @@ struct IsaKernels {
   void (*gated_act)(Activation, const float* gate, const float* up, float* y, int64_t n);
   void (*soft_cap)(const float* x, float scale, float cap, float* y, int64_t n);
   void (*embed)(FloatArray weight, int64_t row, int64_t width, float scale, float* y);
+
+  // Mixture of experts (generic/moe.h) and latent attention (generic/mla.h).
+  void (*split_pairs)(const float* raw, int64_t n, float* gate, float* up);
+  void (*clamped_swiglu)(const float* gate, const float* up, float limit, float* y, int64_t n);
+  void (*weighted_sum)(const float* h, const float* weights, int64_t top_k, int64_t width, const float* shared,
+                       float factor, float* y);
+  void (*mla_kv_write)(const MlaWriteTask&, int64_t seq, int64_t token);
+  void (*mla_load)(const KvView&, int64_t seq, int64_t first, int64_t n, int64_t rank, int64_t rope, float* c,
+                   float* pe, int64_t ld);
+  void (*mla_absorb)(FloatArray weight, int64_t n, int64_t cols, const float* x, int64_t ldx, int64_t m, float* y,
+                     int64_t ldy);
 
   // For measuring this machine: reads whole 1 KiB pieces as `streams` (1, 2, 4, 8) runs side by side; multiply-adds in
   // registers, 2 * lanes * 12 * rounds operations. The result only keeps the work from being optimised away.

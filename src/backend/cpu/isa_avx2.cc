@@ -14,6 +14,8 @@ namespace avx2 {
 #include "backend/cpu/generic/linear.h"
 #include "backend/cpu/generic/attention.h"
 #include "backend/cpu/generic/rows.h"
+#include "backend/cpu/generic/moe.h"
+#include "backend/cpu/generic/mla.h"
 #include "backend/cpu/generic/measure.h"
 #include "backend/cpu/generic/table.h"
 // clang-format on

@@ -17,6 +17,8 @@ namespace scalar {
 #include "backend/cpu/generic/linear.h"
 #include "backend/cpu/generic/attention.h"
 #include "backend/cpu/generic/rows.h"
+#include "backend/cpu/generic/moe.h"
+#include "backend/cpu/generic/mla.h"
 #include "backend/cpu/generic/measure.h"
 #include "backend/cpu/generic/table.h"
 // clang-format on

@@ -8,6 +8,13 @@ std::span<const Kernel> kernels(OpKind kind) {
       return linear_kernels();
     case OpKind::attention:
       return attention_kernels();
+    case OpKind::moe_route:
+    case OpKind::moe_linear:
+    case OpKind::moe_combine:
+      return moe_kernels(kind);
+    case OpKind::mla_kv_write:
+    case OpKind::mla_attention:
+      return mla_kernels(kind);
     default:
       return row_kernels(kind);
   }

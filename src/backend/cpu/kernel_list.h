@@ -13,6 +13,8 @@ std::span<const Kernel> kernels(OpKind kind);
 std::span<const Kernel> linear_kernels();
 std::span<const Kernel> attention_kernels();
 std::span<const Kernel> row_kernels(OpKind kind);
+std::span<const Kernel> moe_kernels(OpKind kind);
+std::span<const Kernel> mla_kernels(OpKind kind);
 
 // Why the CPU cannot take these weights and this cache; empty when it can.
 std::string why_not_floats(const Call& call);

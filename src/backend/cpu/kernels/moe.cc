@@ -1,0 +1,383 @@
+// Mixture of experts on the CPU. Slots are sorted by expert; each expert that a slot names is one linear over the rows
+// of its slots, by the same kernels as dense linears, so that a row's sums do not depend on the rows beside it. No
+// expert without a slot is read. Few rows go through in place; otherwise rows are gathered before and scattered after.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "backend/cpu/cpu_stream.h"
+#include "backend/cpu/kernel_list.h"
+
+namespace pinion::cpu {
+namespace {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+// ---- routing ----
+
+struct Choice {
+  int32_t id;
+  float weight;
+};
+
+int64_t best(const float* scores, int64_t n) {  // the first of equals
+  return std::max_element(scores, scores + n) - scores;
+}
+
+void softmax(const float* logits, int64_t n, float* p) {
+  const float largest = *std::max_element(logits, logits + n);
+  double sum = 0;
+  for (int64_t i = 0; i < n; ++i) sum += p[i] = std::exp(logits[i] - largest);
+  const auto by = static_cast<float>(1 / sum);
+  for (int64_t i = 0; i < n; ++i) p[i] *= by;
+}
+
+// Leaves the scores of the experts outside the best groups at -infinity. group: scratch of op.groups floats.
+void keep_groups(const MoeRoute& op, float* c, float* group) {
+  const int64_t size = op.experts / op.groups;
+  for (int64_t g = 0; g < op.groups; ++g) {
+    float first = kNone, second = kNone;
+    for (const float* s = c + g * size; s < c + (g + 1) * size; ++s) {
+      if (*s > first) {
+        second = first, first = *s;
+      } else if (*s > second) {
+        second = *s;
+      }
+    }
+    group[g] = op.group_score == GroupScore::largest ? first : first + second;
+  }
+  constexpr float kKept = std::numeric_limits<float>::infinity();
+  for (int64_t i = 0; i < op.topk_groups; ++i) {
+    int64_t top = -1;
+    for (int64_t g = 0; g < op.groups; ++g) {
+      if (group[g] != kKept && (top < 0 || group[g] > group[top])) top = g;
+    }
+    group[top] = kKept;
+  }
+  for (int64_t g = 0; g < op.groups; ++g) {
+    if (group[g] != kKept) std::fill_n(c + g * size, size, kNone);
+  }
+}
+
+// scratch: scores [experts], choice [experts], groups [groups].
+void choose(const MoeRoute& op, const float* logits, const FloatArray& bias, const IsaKernels& isa, float* scratch,
+            Choice* chosen) {
+  float *s = scratch, *c = s + op.experts;
+  if (op.score == RouteScore::softmax) {
+    softmax(logits, op.experts, s);
+  } else {
+    for (int64_t e = 0; e < op.experts; ++e) s[e] = 1 / (1 + std::exp(-logits[e]));
+  }
+  std::copy_n(s, op.experts, c);
+  if (bias.data != nullptr) {
+    float* b = c + op.experts + op.groups;
+    isa.embed(bias, 0, op.experts, 1, b);
+    for (int64_t e = 0; e < op.experts; ++e) c[e] += b[e];
+  }
+  if (op.groups > 1) keep_groups(op, c, c + op.experts);
+  double sum = 1e-20;
+  for (int64_t j = 0; j < op.top_k; ++j) {
+    const int64_t e = best(c, op.experts);
+    c[e] = kNone;
+    chosen[j] = {static_cast<int32_t>(e), s[e]};
+    sum += s[e];
+  }
+  const auto by = static_cast<float>(op.scale / (op.normalize ? sum : 1));
+  for (int64_t j = 0; j < op.top_k; ++j) chosen[j].weight *= by;
+}
+
+void sparsemixer(const MoeRoute& op, const float* logits, float* s, Choice* chosen) {
+  std::copy_n(logits, op.experts, s);
+  for (int64_t j = 0; j < op.top_k; ++j) {
+    const int64_t e = best(s, op.experts);
+    double sum = 0;
+    for (int64_t i = 0; i < op.experts; ++i) {
+      const float l = s[i];
+      if (l != kNone && (s[e] - l) / std::max(std::abs(l), s[e]) <= 2 * op.jitter) sum += std::exp(l - s[e]);
+    }
+    chosen[j] = {static_cast<int32_t>(e), static_cast<float>(op.scale / sum)};
+    s[e] = kNone;
+  }
+}
+
+size_t route_scratch(const MoeRoute& op) {  // floats per thread
+  return static_cast<size_t>(3 * op.experts + op.groups + 2 * op.top_k + 15) / 16 * 16;
+}
+size_t route_workspace(const Call& call, const Tuning&, const DeviceInfo& info) {
+  return route_scratch(std::get<MoeRoute>(*call.op)) * sizeof(float) * info.threads;
+}
+
+void route(const LaunchArgs& args, Stream& stream) {
+  const auto& op = std::get<MoeRoute>(*args.op);
+  CpuStream& cpu = cpu_stream(stream);
+  const float* logits = args.in[0].as<float>();
+  auto* ids = args.out[0].as<int32_t>();
+  auto* weights = args.out[1].as<float>();
+  const FloatArray bias = op.bias ? FloatArray{args.weights[0].data, args.weights[0].dtype} : FloatArray{};
+  const int64_t rows = args.in[0].shape[0], parts = std::min<int64_t>(cpu.threads(), 1 + rows / 16);
+  check(args.workspace.size() >= route_scratch(op) * sizeof(float) * parts, "moe_route's workspace is too small");
+  cpu.run(parts, [&](int64_t part) {
+    float* scratch = reinterpret_cast<float*>(args.workspace.data()) + part * route_scratch(op);
+    auto* chosen = reinterpret_cast<Choice*>(scratch + 3 * op.experts + op.groups);
+    for (int64_t t = rows * part / parts; t < rows * (part + 1) / parts; ++t) {
+      const float* row = logits + t * op.experts;
+      if (op.score == RouteScore::sparsemixer) {
+        sparsemixer(op, row, scratch, chosen);
+      } else {
+        choose(op, row, bias, cpu.isa(), scratch, chosen);
+      }
+      std::sort(chosen, chosen + op.top_k, [](const Choice& a, const Choice& b) { return a.id < b.id; });
+      for (int64_t j = 0; j < op.top_k; ++j) {
+        ids[t * op.top_k + j] = chosen[j].id;
+        weights[t * op.top_k + j] = chosen[j].weight;
+      }
+    }
+  });
+}
+
+// ---- grouped linear ----
+
+constexpr LinearTile kSkinny{.panel = 32, .k_block = 1024, .m_block = 66, .prefetch = true};
+constexpr LinearTile kGemm{.panel = 64, .k_block = 1024, .m_block = 132, .prefetch = false};
+
+// In the workspace, in this order; sizes in bytes, rounded up to lines.
+struct Places {
+  size_t counts, slots, gathered, sums, scratch;  // where each begins
+  size_t total, scratch_floats;
+};
+
+size_t lines(size_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
+
+Places places(const MoeLinear& op, int64_t rows, int threads) {
+  const size_t slots = static_cast<size_t>(rows * op.top_k);
+  Places p{};
+  p.counts = 0;
+  p.slots = p.counts + lines((op.experts + 2) * sizeof(int32_t));
+  p.gathered = p.slots + lines(slots * sizeof(int32_t));
+  p.sums = p.gathered + lines(slots * op.in * sizeof(float));
+  p.scratch = p.sums + lines(slots * op.out * sizeof(float));
+  const int64_t linear = std::max(gemm_scratch(kSkinny), gemm_scratch(kGemm));
+  p.scratch_floats = static_cast<size_t>(std::max(linear, op.out) + 15) / 16 * 16;
+  p.total = p.scratch + p.scratch_floats * sizeof(float) * threads;
+  return p;
+}
+
+size_t linear_workspace(const Call& call, const Tuning&, const DeviceInfo& info) {
+  return places(std::get<MoeLinear>(*call.op), call.rows, info.threads).total;
+}
+
+struct Group {  // the slots [first, last) of the sorted list, all of one expert
+  int64_t expert, first, last;
+};
+
+// Sorts slots by expert, each expert's in the order of rows; what is not this rank's goes last, after the groups.
+std::vector<Group> sort_slots(const MoeLinear& op, const int32_t* ids, int64_t slots, int32_t* starts,
+                              int32_t* sorted) {
+  std::fill_n(starts, op.experts + 2, 0);
+  const auto bin = [&](int64_t i) {
+    const int64_t e = ids[i] - op.first_expert;
+    return e >= 0 && e < op.experts ? e : op.experts;
+  };
+  for (int64_t i = 0; i < slots; ++i) ++starts[bin(i) + 1];
+  for (int64_t e = 0; e <= op.experts; ++e) starts[e + 1] += starts[e];
+  std::vector<Group> groups;
+  for (int64_t e = 0; e < op.experts; ++e) {
+    if (starts[e] < starts[e + 1]) groups.push_back({e, starts[e], starts[e + 1]});
+  }
+  for (int64_t i = 0; i < slots; ++i) sorted[starts[bin(i)]++] = static_cast<int32_t>(i);
+  return groups;
+}
+
+// One piece of work: weight rows [first, last) of a group's expert over its rows [m_first, m_last).
+struct Piece {
+  int64_t group, first, last, m_first, m_last;
+};
+
+// Pieces of at least 64 KiB of weights, and a few per thread. A large group is cut by its rows too.
+std::vector<Piece> divide(const MoeLinear& op, std::span<const Group> groups, size_t element, int threads) {
+  std::vector<Piece> pieces;
+  const int64_t row_bytes = op.in * static_cast<int64_t>(element);
+  const int64_t all = std::ssize(groups) * op.out;
+  const int64_t wanted = std::max<int64_t>(1, std::min<int64_t>(8L * threads, all * row_bytes / 65536));
+  for (int64_t g = 0; g < std::ssize(groups); ++g) {
+    const int64_t m = groups[g].last - groups[g].first;
+    const LinearTile& tile = m <= 64 ? kSkinny : kGemm;
+    const int64_t panel = m <= kGemvRows ? kGemvPanel : tile.panel;
+    const int64_t parts = m <= kGemvRows ? 1 : (m + tile.m_block - 1) / tile.m_block;
+    const int64_t panels = (op.out + panel - 1) / panel;
+    const int64_t run = std::max<int64_t>(1, std::min(panels, panels * std::ssize(groups) / wanted));
+    for (int64_t i = 0; i < panels; i += run) {
+      for (int64_t part = 0; part < parts; ++part) {
+        pieces.push_back({g, i * panel, std::min(op.out, (i + run) * panel), m * part / parts, m * (part + 1) / parts});
+      }
+    }
+  }
+  return pieces;
+}
+
+void linear(const LaunchArgs& args, Stream& stream) {
+  const auto& op = std::get<MoeLinear>(*args.op);
+  CpuStream& cpu = cpu_stream(stream);
+  const int64_t rows = args.in[0].shape[0], slots = rows * op.top_k, width = op.slot_width();
+  if (rows == 0) return;
+  const Places at = places(op, rows, cpu.threads());
+  check(args.workspace.size() >= at.total, "moe_linear's workspace is too small");
+  std::byte* memory = args.workspace.data();
+  auto* sorted = reinterpret_cast<int32_t*>(memory + at.slots);
+  auto *gathered = reinterpret_cast<float*>(memory + at.gathered), *sums = reinterpret_cast<float*>(memory + at.sums);
+  auto* scratch = reinterpret_cast<float*>(memory + at.scratch);
+  const float* x = args.in[0].as<float>();
+  float* y = args.out[0].as<float>();
+  const auto groups =
+      sort_slots(op, args.in[1].as<int32_t>(), slots, reinterpret_cast<int32_t*>(memory + at.counts), sorted);
+  const int64_t mine = groups.empty() ? 0 : groups.back().last;
+  const auto input_of = [&](int64_t slot) { return x + (op.per_slot ? slot : slot / op.top_k) * op.in; };
+
+  // A group of one slot reads its row and, where the linear's own epilogue is the op's, writes its output in place.
+  const bool raw =
+      op.epilogue != ExpertEpilogue::none && (op.epilogue != ExpertEpilogue::gated || op.act != Activation::silu);
+  const int64_t sum_width = raw ? op.out : width;
+  const auto alone = [&](const Group& g) { return g.last - g.first == 1; };
+  if (std::ssize(groups) < mine) {
+    cpu.run_ranges(mine, 2 * op.in, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i)
+        std::memcpy(gathered + i * op.in, input_of(sorted[i]), op.in * sizeof(float));
+    });
+  }
+
+  const WeightView& w = args.weights[0];
+  const size_t element = bit_size(w.dtype) / 8;
+  const auto pieces = divide(op, groups, element, cpu.threads());
+  cpu.run_slots(std::ssize(pieces), [&](int64_t slot, int64_t i) {
+    const Piece& p = pieces[i];
+    const Group& g = groups[p.group];
+    const bool in_place = alone(g);
+    LinearTask task{.weight = {static_cast<const std::byte*>(w.data) + g.expert * op.out * op.in * element, w.dtype},
+                    .bias = {},
+                    .out = op.out,
+                    .k = op.in,
+                    .x = in_place ? input_of(sorted[g.first]) : gathered + g.first * op.in,
+                    .m = g.last - g.first,
+                    .y = in_place && !raw ? y + sorted[g.first] * width : sums + g.first * sum_width,
+                    .gated = op.epilogue != ExpertEpilogue::none && !raw};
+    if (op.bias) {
+      const WeightView& b = args.weights[1];
+      task.bias = {static_cast<const std::byte*>(b.data) + g.expert * op.out * bit_size(b.dtype) / 8, b.dtype};
+    }
+    if (task.m <= kGemvRows) return cpu.isa().gemv(task, true, p.first, p.last);
+    LinearTile tile = task.m <= 64 ? kSkinny : kGemm;
+    tile.k_block = std::min(tile.k_block, (op.in + kMaxLanes - 1) / kMaxLanes * kMaxLanes);
+    for (int64_t first = p.first; first < p.last; first += tile.panel) {
+      cpu.isa().gemm(task, tile, first, std::min(p.last, first + tile.panel), p.m_first, p.m_last,
+                     scratch + slot * at.scratch_floats);
+    }
+  });
+
+  if (!raw && std::ssize(groups) == slots) return;  // every output is in its place
+  std::atomic<int64_t> next{0};
+  cpu.run_ranges(slots, 2 * sum_width, [&](int64_t first, int64_t last) {
+    float* gate = scratch + next.fetch_add(1) * at.scratch_floats;
+    for (int64_t i = first; i < last; ++i) {
+      float* to = y + sorted[i] * width;
+      const float* from = sums + i * sum_width;
+      if (i >= mine) {
+        std::fill_n(to, width, 0.0f);
+      } else if (raw) {
+        float* up = gate + width;
+        cpu.isa().split_pairs(from, width, gate, up);
+        if (op.epilogue == ExpertEpilogue::clamped) {
+          cpu.isa().clamped_swiglu(gate, up, op.limit, to, width);
+        } else {
+          cpu.isa().gated_act(op.act, gate, up, to, width);
+        }
+      } else {
+        const auto g = std::ranges::upper_bound(groups, i, {}, &Group::first) - 1;
+        if (!alone(*g)) std::memcpy(to, from, width * sizeof(float));
+      }
+    }
+  });
+}
+
+// ---- combine ----
+
+void combine(const LaunchArgs& args, Stream& stream) {
+  const auto& op = std::get<MoeCombine>(*args.op);
+  CpuStream& cpu = cpu_stream(stream);
+  const float *h = args.in[0].as<float>(), *weights = args.in[1].as<float>();
+  const float* shared = args.in.size() > 2 ? args.in[2].as<float>() : nullptr;
+  const float* gate = args.in.size() > 3 ? args.in[3].as<float>() : nullptr;
+  float* y = args.out[0].as<float>();
+  cpu.run_ranges(args.out[0].shape[0], (op.top_k + 2) * op.width, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) {
+      const float factor = gate != nullptr ? 1 / (1 + std::exp(-gate[t])) : 1;
+      cpu.isa().weighted_sum(h + t * op.top_k * op.width, weights + t * op.top_k, op.top_k, op.width,
+                             shared != nullptr ? shared + t * op.width : nullptr, factor, y + t * op.width);
+    }
+  });
+}
+
+// ---- the list ----
+
+std::string why_not(const Call& call, const DeviceInfo&) {
+  return why_not_floats(call);
+}
+
+double route_us(const Call& call, const Tuning&, const DeviceInfo&) {
+  const auto& op = std::get<MoeRoute>(*call.op);
+  return 1 + 5e-3 * static_cast<double>(call.rows * op.experts);
+}
+
+// The slower of reading the experts that are hit, evenly spread slots assumed, and of their arithmetic.
+double linear_us(const Call& call, const Tuning&, const DeviceInfo& info) {
+  const auto& op = std::get<MoeLinear>(*call.op);
+  const double slots = static_cast<double>(call.rows * op.top_k), n = static_cast<double>(op.experts);
+  const double hit = n * (1 - std::pow(1 - 1 / n, slots));
+  const double weight = static_cast<double>(op.in * op.out);
+  const double element = call.weights.empty() ? 4 : bit_size(call.weights[0].dtype) / 8.0;
+  const double bytes = hit * weight * element + 4 * slots * static_cast<double>(op.in + op.out);
+  return 4 + std::max(bytes / (info.read_gbps * 0.8), 2 * slots * weight / (info.f32_gflops * 0.6)) * 1e-3;
+}
+
+double combine_us(const Call& call, const Tuning&, const DeviceInfo& info) {
+  const auto& op = std::get<MoeCombine>(*call.op);
+  return 1 + 4.0 * static_cast<double>(call.rows * (op.top_k + 2) * op.width) / info.read_gbps * 1e-3;
+}
+
+constexpr std::array kKernels = {
+    Kernel{.name = "cpu.moe_route",
+           .op = OpKind::moe_route,
+           .why_not = why_not,
+           .tunings = nullptr,
+           .estimate_us = route_us,
+           .workspace = route_workspace,
+           .launch = route},
+    Kernel{.name = "cpu.moe_linear",
+           .op = OpKind::moe_linear,
+           .why_not = why_not,
+           .tunings = nullptr,
+           .estimate_us = linear_us,
+           .workspace = linear_workspace,
+           .launch = linear},
+    Kernel{.name = "cpu.moe_combine",
+           .op = OpKind::moe_combine,
+           .why_not = why_not,
+           .tunings = nullptr,
+           .estimate_us = combine_us,
+           .workspace = nullptr,
+           .launch = combine},
+};
+
+}  // namespace
+
+std::span<const Kernel> moe_kernels(OpKind kind) {
+  for (const Kernel& k : kKernels) {
+    if (k.op == kind) return {&k, 1};
+  }
+  return {};
+}
+
+}  // namespace pinion::cpu
