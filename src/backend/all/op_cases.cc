@@ -1,5 +1,7 @@
 #include "backend/all/op_cases.h"
 
+#include "graph/graph.h"  // to_text
+
 namespace pinion {
 namespace {
 
@@ -111,6 +113,158 @@ OpCase rope_kv_write(DType kv, int32_t n, int64_t heads, int64_t kv_heads, int64
   return c;
 }
 
+std::vector<OpCase> moe_route_cases(CaseSet set) {
+  std::vector<OpCase> cases;
+  const auto add = [&](int32_t rows, const MoeRoute& op) {
+    OpCase c{.name = "moe_route " + to_text(Op(op)) + " rows " + std::to_string(rows), .op = op};
+    if (op.bias) c.weights = {vector(DType::f32, op.experts)};
+    c.seqs = tokens(rows);
+    cases.push_back(std::move(c));
+  };
+  const MoeRoute v3{.experts = 256,
+                    .top_k = 8,
+                    .groups = 8,
+                    .topk_groups = 4,
+                    .score = RouteScore::sigmoid,
+                    .group_score = GroupScore::two_largest,
+                    .bias = true,
+                    .normalize = true,
+                    .scale = 2.5f};
+  if (set == CaseSet::timing) {
+    for (int32_t rows : {1, 512}) {
+      add(rows, {.experts = 128, .top_k = 8, .normalize = true});
+      add(rows, v3);
+    }
+    return cases;
+  }
+  for (int32_t rows : {0, 1, 7, 130}) {
+    add(rows, {.experts = 8, .top_k = 2, .normalize = true});
+    add(rows, {.experts = 60, .top_k = 4, .scale = 16});
+    add(rows, {.experts = 5, .top_k = 5});
+    add(rows, {.experts = 33, .top_k = 6, .score = RouteScore::sigmoid, .bias = true, .normalize = true});
+    add(rows, {.experts = 160, .top_k = 6, .groups = 8, .topk_groups = 3, .scale = 16});
+    add(rows, v3);
+    add(rows, {.experts = 16, .top_k = 2, .score = RouteScore::sparsemixer, .jitter = 0.01f});
+    add(rows, {.experts = 4, .top_k = 2, .score = RouteScore::sparsemixer, .jitter = 0.3f});
+  }
+  return cases;
+}
+
+std::vector<OpCase> moe_linear_cases(CaseSet set) {
+  std::vector<OpCase> cases;
+  const auto add = [&](DType type, int32_t rows, const MoeLinear& op) {
+    OpCase c{.name = "moe_linear " + std::string(name(type)) + " " + to_text(Op(op)) + " rows " + std::to_string(rows),
+             .op = op};
+    c.weights = {matrix(type, op.experts * op.out, op.in)};
+    if (op.bias) c.weights.push_back(vector(DType::f32, op.experts * op.out));
+    c.seqs = tokens(rows);
+    c.inputs = 2;
+    cases.push_back(std::move(c));
+  };
+  if (set == CaseSet::timing) {  // Qwen3-30B-A3B's experts
+    for (int32_t rows : {1, 4, 16, 64, 512}) {
+      const MoeLinear up{.experts = 128, .top_k = 8, .in = 2048, .out = 1536, .epilogue = ExpertEpilogue::gated};
+      const MoeLinear down{.experts = 128, .top_k = 8, .in = 768, .out = 2048, .per_slot = true};
+      add(DType::bf16, rows, up);
+      add(DType::bf16, rows, down);
+    }
+    return cases;
+  }
+  for (DType type : kFloats) {
+    for (int32_t rows : {0, 1, 3, 20, 150}) {
+      MoeLinear op{.experts = 6, .top_k = 2, .in = 40, .out = 36};
+      add(type, rows, op);
+      op.per_slot = true, op.bias = true;
+      add(type, rows, op);
+      op.first_expert = 3;  // most slots are another rank's
+      add(type, rows, op);
+      op = {.experts = 5, .top_k = 3, .in = 37, .out = 46, .bias = rows % 2 == 1, .epilogue = ExpertEpilogue::gated};
+      add(type, rows, op);
+      op.act = Activation::gelu_tanh;
+      add(type, rows, op);
+      op.epilogue = ExpertEpilogue::clamped, op.limit = 1.5f, op.bias = true, op.first_expert = 1;
+      add(type, rows, op);
+    }
+  }
+  add(DType::bf16, 300, {.experts = 2, .top_k = 1, .in = 1100, .out = 130, .epilogue = ExpertEpilogue::gated});
+  return cases;
+}
+
+std::vector<OpCase> moe_combine_cases(CaseSet set) {
+  std::vector<OpCase> cases;
+  const bool timing = set == CaseSet::timing;
+  for (int32_t rows : timing ? std::vector<int32_t>{1, 512} : std::vector<int32_t>{0, 1, 6, 140}) {
+    for (int inputs : {2, 3, 4}) {
+      const MoeCombine op{.top_k = timing ? 8 : 3, .width = timing ? 2048 : 77};
+      OpCase c{.name = "moe_combine " + std::to_string(rows) + " rows, inputs " + std::to_string(inputs), .op = op};
+      c.seqs = tokens(rows);
+      c.inputs = inputs;
+      cases.push_back(std::move(c));
+    }
+  }
+  return cases;
+}
+
+OpCase mla(DType kv, DType type, std::vector<CaseSequence> seqs, const MlaAttention& op, int32_t block_size) {
+  OpCase c{.name = "mla_attention " + std::string(name(kv)) + " " + std::string(name(type)) + " " + to_text(Op(op)) +
+                   " blocks of " + std::to_string(block_size) + " seqs",
+           .op = op};
+  for (const auto& s : seqs) c.name += " " + std::to_string(s.tokens) + "@" + std::to_string(s.context);
+  c.weights = {matrix(type, op.heads * (op.nope + op.v), op.rank)};
+  c.seqs = std::move(seqs);
+  c.kv_dtype = kv;
+  c.block_size = block_size;
+  return c;
+}
+
+std::vector<OpCase> mla_attention_cases(CaseSet set) {
+  std::vector<OpCase> cases;
+  if (set == CaseSet::timing) {  // DeepSeek-V2-Lite
+    const MlaAttention lite{.heads = 16, .nope = 128, .rope = 64, .rank = 512, .v = 128, .scale = 0.07f};
+    for (int32_t context : {512, 4096}) cases.push_back(mla(DType::bf16, DType::bf16, {{1, context}}, lite, 64));
+    cases.push_back(mla(DType::bf16, DType::bf16, std::vector<CaseSequence>(16, {1, 1024}), lite, 64));
+    cases.push_back(mla(DType::bf16, DType::bf16, {{512, 512}}, lite, 64));
+    cases.push_back(mla(DType::bf16, DType::bf16, {{512, 4096}}, lite, 64));
+    return cases;
+  }
+  const MlaAttention small{.heads = 4, .nope = 16, .rope = 8, .rank = 32, .v = 16, .scale = 0.2f};
+  const MlaAttention odd{.heads = 3, .nope = 13, .rope = 6, .rank = 29, .v = 23, .scale = 0.15f};  // v past nope + rope
+  for (DType kv : kFloats) {
+    cases.push_back(mla(kv, DType::bf16, {{1, 1}}, small, 64));
+    cases.push_back(mla(kv, DType::f32, {{1, 77}, {33, 33}, {5, 130}, {70, 100}}, small, 16));
+    cases.push_back(mla(kv, DType::f16, {{20, 45}, {1, 9}}, odd, 7));
+  }
+  cases.push_back(mla(DType::f32, DType::bf16, {{1, 2300}}, small, 64));  // splits
+  cases.push_back(mla(DType::bf16, DType::f32, {{130, 1100}, {1, 1025}}, odd, 32));
+  return cases;
+}
+
+std::vector<OpCase> mla_kv_write_cases(CaseSet set) {
+  std::vector<OpCase> cases;
+  const auto add = [&](DType kv, int32_t n, const MlaKvWrite& op, int32_t block_size) {
+    OpCase c{
+        .name = "mla_kv_write " + std::string(name(kv)) + " " + to_text(Op(op)) + " " + std::to_string(n) + " tokens",
+        .op = op};
+    c.weights = {vector(DType::f32, op.rank)};
+    c.seqs = {{n, n + 5}, {1, 9}};
+    c.inputs = 2;
+    c.kv_dtype = kv;
+    c.block_size = block_size;
+    cases.push_back(std::move(c));
+  };
+  if (set == CaseSet::timing) {
+    for (int32_t n : {1, 512}) add(DType::bf16, n, {.heads = 16, .nope = 128, .rope = 64, .rank = 512}, 64);
+    return cases;
+  }
+  for (DType kv : kFloats) {
+    for (int32_t n : {1, 40}) {
+      add(kv, n, {.heads = 4, .nope = 16, .rope = 8, .rank = 32}, 16);
+      add(kv, n, {.heads = 3, .nope = 5, .rope = 6, .rank = 29, .interleaved = false, .eps = 1e-3f}, 7);
+    }
+  }
+  return cases;
+}
+
 std::vector<OpCase> row_cases(OpKind kind, CaseSet set) {
   std::vector<OpCase> cases;
   const bool timing = set == CaseSet::timing;
@@ -189,6 +343,16 @@ std::vector<OpCase> op_cases(OpKind kind, CaseSet set) {
       return linear_cases(set);
     case OpKind::attention:
       return attention_cases(set);
+    case OpKind::moe_route:
+      return moe_route_cases(set);
+    case OpKind::moe_linear:
+      return moe_linear_cases(set);
+    case OpKind::moe_combine:
+      return moe_combine_cases(set);
+    case OpKind::mla_attention:
+      return mla_attention_cases(set);
+    case OpKind::mla_kv_write:
+      return mla_kv_write_cases(set);
     default:
       return row_cases(kind, set);
   }
