@@ -37,9 +37,11 @@ Status pack_weight(const Checkpoint& checkpoint, const WeightUse& use, const Wei
   ThreadPool pool(available_cpus());
   int64_t done = 0;
   for (size_t p = 0; p < use.parts.size(); ++p) {
+    if (use.interleave && p == use.parts.size() / 2) done = 0;  // the second half goes between the first's rows
     const WeightPart& part = use.parts[p];
     PINION_TRY(const WeightSource source, WeightSource::open(checkpoint, part, cols, vector));
-    const int64_t step = use.interleave ? 2 : 1, first = use.interleave ? static_cast<int64_t>(p) : done;
+    const int64_t step = use.interleave ? 2 : 1,
+                  first = done * step + (use.interleave && p >= use.parts.size() / 2 ? 1 : 0);
     constexpr int64_t kRows = 256;
     pool.run((part.rows + kRows - 1) / kRows, [&](int64_t chunk) {
       for (int64_t r = chunk * kRows; r < std::min(part.rows, (chunk + 1) * kRows); ++r) {

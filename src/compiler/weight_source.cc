@@ -21,6 +21,20 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 6> kPrefixes
      {"model.", "model.text_model."},
      {"lm_head.", "language_model.lm_head."}}};
 
+// Whether a tensor of `shape` is one of `want`, leading dimensions taken together: [experts, rows, cols] as
+// [experts * rows, cols].
+bool same(const Shape& shape, const Shape& want) {
+  const int extra = shape.rank() - want.rank();
+  if (extra < 0) return false;
+  int64_t leading = 1;
+  for (int i = 0; i <= extra; ++i) leading *= shape[i];
+  if (leading != want[0]) return false;
+  for (int i = 1; i < want.rank(); ++i) {
+    if (shape[i + extra] != want[i]) return false;
+  }
+  return true;
+}
+
 // The checkpoint's name of the tensor `name`; empty: it has none.
 std::string find(const Checkpoint& checkpoint, const std::string& name) {
   if (checkpoint.contains(name)) return name;
@@ -52,10 +66,13 @@ Result<WeightSource> WeightSource::open(const Checkpoint& checkpoint, const Weig
   s.transposed_ = part.transposed && !vector;
   PINION_TRY(s.tensor_, checkpoint.tensor(found.empty() ? part.name : found));  // the error names near misses
   s.name_ = std::move(found);
+  const bool stacked = part.stack > 0 && !vector;
+  const int64_t matrices = stacked ? part.stack : 1;
   const Shape want = vector          ? Shape{s.rows_.rows}
-                     : s.transposed_ ? Shape{cols, s.rows_.rows}
-                                     : Shape{s.rows_.rows, cols};
-  if (!(s.tensor_.shape == want)) {
+                     : s.transposed_ ? Shape{matrices * cols, s.rows_.rows}
+                                     : Shape{matrices * s.rows_.rows, cols};
+  if (stacked) s.offset_ = static_cast<size_t>(part.index * s.rows_.rows * cols) * bit_size(s.tensor_.dtype) / 8;
+  if (!same(s.tensor_.shape, want)) {
     return fail(Errc::corrupt,
                 fmt::format("the tensor \"{}\" has the shape {}, the configuration makes it {}", s.name_,
                             s.tensor_.shape.str(), want.str()),
@@ -74,7 +91,7 @@ void WeightSource::read(int64_t row, int64_t first, int64_t n, DType dtype, std:
     return;
   }
   const size_t element = byte_size(tensor_.dtype);
-  const std::byte* data = tensor_.data.data();
+  const std::byte* data = tensor_.data.data() + offset_;
   if (!transposed_) {
     convert_floats(data + (rows_.row(row) * cols_ + first) * element, tensor_.dtype, out, dtype, n);
     return;

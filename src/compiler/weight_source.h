@@ -31,6 +31,7 @@ class WeightSource {
   TensorRef tensor_;
   FusedRows rows_;
   int64_t cols_ = 0, dummy_width_ = 0;
+  size_t offset_ = 0;  // bytes of the tensor before this matrix, where the tensor stacks several
   bool fused_ = false, transposed_ = false;
 };
 
