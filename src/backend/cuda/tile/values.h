@@ -21,6 +21,7 @@ struct ConstValues {
   DType dtype = DType::f32;
 };
 
+#ifdef __CUDACC__  // a file for the host compiler sees the parameters alone
 namespace detail {
 
 template <int N, class T>
@@ -91,5 +92,6 @@ __device__ inline void store(const Values& y, int64_t i, float value) {
   const float v[1] = {value};
   store<1>(y, i, v);
 }
+#endif
 
 }  // namespace pinion::cuda
