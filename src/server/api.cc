@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "server/completion_writer.h"
+#include "server/kserve.h"
 
 namespace pinion {
 namespace {
@@ -67,25 +68,6 @@ HttpResponse models(ServerState& state, const HttpRequest&) {
   out["data"] = OrderedJson::array();
   out["data"].push_back(model_json(state));
   return json_response(out);
-}
-
-int hex_digit(char c) {
-  if (c >= '0' && c <= '9') return c - '0';
-  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-  return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-std::string percent_decode(std::string_view text) {
-  std::string out;
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] == '%' && i + 2 < text.size() && hex_digit(text[i + 1]) >= 0 && hex_digit(text[i + 2]) >= 0) {
-      out += static_cast<char>(hex_digit(text[i + 1]) * 16 + hex_digit(text[i + 2]));
-      i += 2;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
 }
 
 constexpr std::string_view models_prefix = "/v1/models/";
@@ -177,27 +159,6 @@ std::variant<HttpResponse, GenerationReply> generate(ServerState& state, const H
   return reply;
 }
 
-// The time does not tell how much of a wrong key was right.
-bool same_key(std::string_view a, std::string_view b) {
-  unsigned difference = a.size() != b.size();
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference |= static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]);
-  }
-  return difference == 0;
-}
-
-bool authorized(const ServerState& state, const HttpRequest& request) {
-  if (state.options.api_keys.empty()) return true;
-  constexpr std::string_view scheme = "Bearer ";
-  const std::string_view given = request.authorization;
-  bool found = false;
-  for (const std::string& key : state.options.api_keys) {
-    found |=
-        given.substr(0, scheme.size()) == scheme && same_key(given.substr(std::min(given.size(), scheme.size())), key);
-  }
-  return found;
-}
-
 struct GetRoute {
   std::string_view path;
   HttpResponse (*answer)(ServerState&, const HttpRequest&);
@@ -219,11 +180,13 @@ HttpResponse wrong_method(std::string_view allow, bool options) {
   return out;
 }
 
-HttpResponse key_error() {
-  HttpResponse out =
-      error_response({.status = 401, .message = "the API key is missing or wrong", .code = "invalid_api_key"});
-  out.headers.emplace_back("WWW-Authenticate", "Bearer");
-  return out;
+// The time does not tell how much of a wrong key was right.
+bool same_key(std::string_view a, std::string_view b) {
+  unsigned difference = a.size() != b.size();
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference |= static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]);
+  }
+  return difference == 0;
 }
 
 bool is_json(std::string_view type) {
@@ -252,7 +215,27 @@ std::variant<HttpResponse, GenerationReply> post(ServerState& state, const HttpR
 
 }  // namespace
 
+bool authorized(const ServerState& state, const HttpRequest& request) {
+  if (state.options.api_keys.empty()) return true;
+  constexpr std::string_view scheme = "Bearer ";
+  const std::string_view given = request.authorization;
+  bool found = false;
+  for (const std::string& key : state.options.api_keys) {
+    found |=
+        given.substr(0, scheme.size()) == scheme && same_key(given.substr(std::min(given.size(), scheme.size())), key);
+  }
+  return found;
+}
+
+HttpResponse key_error() {
+  HttpResponse out =
+      error_response({.status = 401, .message = "the API key is missing or wrong", .code = "invalid_api_key"});
+  out.headers.emplace_back("WWW-Authenticate", "Bearer");
+  return out;
+}
+
 Reply handle(ServerState& state, const HttpRequest& request) {
+  if (auto reply = handle_kserve(state, request)) return *std::move(reply);
   const bool get = request.method == "GET" || request.method == "HEAD", options = request.method == "OPTIONS";
   const auto answer_get = [&](std::string_view route, auto answer, bool needs_key) -> Reply {
     if (!get) return {route, wrong_method("GET, HEAD, OPTIONS", options)};

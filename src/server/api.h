@@ -7,6 +7,7 @@
 #include <variant>
 #include <vector>
 
+#include "server/kserve_writer.h"
 #include "server/metrics.h"
 #include "server/openai_request.h"
 #include "server/response_writer.h"
@@ -18,6 +19,7 @@ struct ServerState {  // shared by all connections
   const ServerOptions options;
   ModelService& service;
   ServerMetrics metrics;
+  KserveStats kserve;
   std::atomic<bool> ready, draining{false};
   std::atomic<size_t> connections{0}, in_flight{0};
 
@@ -37,6 +39,8 @@ struct Reply {
 
 Reply handle(ServerState& state, const HttpRequest& request);
 
+bool authorized(const ServerState& state, const HttpRequest& request);
+HttpResponse key_error();
 std::string random_id();  // 32 hexadecimal digits
 
 }  // namespace pinion

@@ -20,6 +20,7 @@ class CompletionWriter final : public ResponseWriter {
   const ApiError* failed() const override { return error_ ? &*error_ : nullptr; }
   void end(std::string& out) override;
   std::string error_event(const ApiError& error) const override;
+  HttpResponse error(const ApiError& error) const override { return error_response(error); }
   HttpResponse response() override;
   Totals totals() const override;
   std::string_view finish(size_t sequence) const override;

@@ -224,6 +224,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     out.content_encoding = text(http::field::content_encoding);
     out.authorization = text(http::field::authorization);
     out.request_id = std::string(message["X-Request-Id"]);
+    out.inference_header_length = std::string(message["Inference-Header-Content-Length"]);
     out.body = std::move(message.body());
   }
 
@@ -272,7 +273,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       }
     } stop{*this, std::make_shared<asio::cancellation_signal>()};
     if (auto started = generation->start(std::move(reply.requests)); !started) {
-      const HttpResponse response = error_response(api_error(started.error()));
+      const HttpResponse response = writer.error(api_error(started.error()));
       keep &= co_await write(encode_response(response, state_, keep, false, request_id_));
       co_return response.status;
     }
@@ -309,7 +310,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     }
     state_.metrics.finished(writer, seconds_since(arrival), first ? seconds_since(*first) : 0);
     if (writer.failed() && !head_sent) {
-      const HttpResponse response = error_response(*writer.failed());
+      const HttpResponse response = writer.error(*writer.failed());
       keep &= co_await write(encode_response(response, state_, keep, false, request_id_));
       co_return response.status;
     }

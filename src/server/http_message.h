@@ -16,6 +16,7 @@ namespace pinion {
 struct HttpRequest {
   std::string method, path;  // path without the query, as sent
   std::string content_type, content_encoding, authorization, request_id;
+  std::string inference_header_length;  // of the KServe binary extension; empty: the body is JSON
   std::string body;
 };
 
@@ -40,6 +41,7 @@ ApiError unsupported_field(std::string_view param, std::string_view what = {});
 OrderedJson error_json(const ApiError& error);  // {"error":{message,type,param,code}}
 HttpResponse error_response(const ApiError& error);
 
+std::string percent_decode(std::string_view text);
 // One line; bytes that are not UTF-8 become U+FFFD instead of an exception.
 std::string dump(const OrderedJson& value);
 

@@ -19,6 +19,7 @@ class ResponseWriter {
   virtual const ApiError* failed() const = 0;  // a sequence ended by an error
   virtual void end(std::string& out) = 0;      // the last events of a stream
   virtual std::string error_event(const ApiError&) const = 0;
+  virtual HttpResponse error(const ApiError&) const = 0;  // before anything was sent
   virtual HttpResponse response() = 0;  // of a request that does not stream
 
   struct Totals {

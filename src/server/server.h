@@ -24,6 +24,7 @@ struct ServerOptions {
   std::vector<std::string> api_keys;       // empty: no key is asked for; /health and /metrics never ask
   std::string cors_origin;                 // Access-Control-Allow-Origin; empty: none is sent
   std::string metrics_prefix = "pinion_";  // "vllm:" serves dashboards made for vLLM
+  bool strict_model_name = false;          // KServe paths: refuse names other than the model's
   bool strict_fields = false;              // refuse unknown request fields, which are otherwise ignored
   size_t max_body_bytes = size_t{16} << 20;
   size_t max_header_bytes = size_t{32} << 10;
