@@ -21,7 +21,7 @@
 namespace pinion {
 
 inline constexpr int kEngineFormat = 2;      // changes when the files' meaning does
-inline constexpr int kKernelSetVersion = 1;  // changes when a kernel's name, layout or tuning does
+inline constexpr int kKernelSetVersion = 2;  // changes when a kernel's name, layout or tuning does
 
 struct Manifest {
   std::string architecture, model_name;
@@ -67,6 +67,15 @@ struct ArenaPlan {
   std::vector<int32_t> slot_of;  // by value id; -1: the value is not used
   size_t bytes(int64_t tokens, int64_t outputs) const;
 };
+
+// The element types of a node's values, for its kernels' Call.
+inline ValueTypes value_types(const Graph& graph, const Node& node) {
+  ValueTypes types;
+  check(node.in.size() <= types.in.size() && node.out.size() <= types.out.size(), "a node has too many values");
+  for (size_t i = 0; i < node.in.size(); ++i) types.in[i] = graph.spec(node.in[i]).dtype;
+  for (size_t i = 0; i < node.out.size(); ++i) types.out[i] = graph.spec(node.out[i]).dtype;
+  return types;
+}
 
 struct EngineContents {  // everything but the weights' bytes
   Manifest manifest;

@@ -28,11 +28,10 @@ struct LinearTask {
   bool gated = false;
 };
 
-// How the blocked kernel walks: `panel` weight rows are converted to f32 for `k_block` columns, then used by `m_block`
-// rows of x. Multiples of 4, of 16, and any.
+// How gemm walks: all blocks of `k_chunk` columns of a `panel` of weight rows are multiplied before the next chunk's,
+// so that a chunk of x stays in the caches; `m_block` rows of x at most. Multiples of kMaxTileRows, of kSumBlock, any.
 struct LinearTile {
-  int64_t panel = 64, k_block = 1024, m_block = 128;
-  bool prefetch = false;  // fetch the next panel while this one is multiplied
+  int64_t panel = 128, k_chunk = 512, m_block = 264;
 };
 
 struct AttentionTask {
@@ -55,10 +54,12 @@ struct AttentionBlock {
 
 inline constexpr int64_t kAttentionSplit =
     1024;  // keys per partial result; fixed, so that results do not depend on the batch
-inline constexpr int64_t kAttentionTile = 64;  // keys per softmax step
-inline constexpr int64_t kMaxLanes = 16;       // of any ISA
-inline constexpr int64_t kGemvRows = 8;        // rows of x that gemv takes
-inline constexpr int64_t kGemvPanel = 32;      // its ranges start at multiples of this
+inline constexpr int64_t kAttentionTile = 64;           // keys per softmax step
+inline constexpr int64_t kMaxLanes = 16;                // of any ISA
+inline constexpr int64_t kMaxTileRows = 2 * kMaxLanes;  // weight rows that a kernel takes at once: ranges start at
+                                                        // multiples of this
+inline constexpr int64_t kSumBlock = 128;               // columns per partial sum of a linear
+inline constexpr int64_t kGemvRows = 1;                 // rows of x that gemv takes
 
 struct RopeKvTask {
   const RopeKvWrite* op = nullptr;
@@ -86,9 +87,13 @@ struct IsaKernels {
   std::string_view name;
   int64_t lanes = 1;
 
-  void (*gemv)(const LinearTask&, bool prefetch, int64_t first, int64_t last);  // weight rows
+  // Weight rows [first, last). `distance`: columns to fetch ahead, 0 for none, less than k.
+  void (*gemv)(const LinearTask&, int64_t distance, int64_t first, int64_t last);
+  // Rows [m_first, m_last) of x, as pack_x left them (k * kSumBlock-wide blocks of them, in order), for weight rows
+  // [first, last).
   void (*gemm)(const LinearTask&, const LinearTile&, int64_t first, int64_t last, int64_t m_first, int64_t m_last,
-               float* scratch);
+               const float* x, float* scratch);
+  void (*pack_x)(const float* x, int64_t ldx, int64_t n, int64_t k, float* out);  // n rows, at most kSumBlock columns
 
   // A block over all its keys; one split of a block into a partial (rows * (2 + head_dim) floats); partials into y.
   void (*attention)(const AttentionTask&, const AttentionBlock&, float* scratch);
@@ -124,9 +129,17 @@ struct IsaKernels {
   float (*multiply_add)(int64_t rounds);
 };
 
+// The tile that suits a number of rows. Few: x stays in L2 whatever the order, and weights are best read row by row.
+// Many: a chunk of x is to stay in L2 while a panel of weights passes by.
+inline constexpr int64_t kFewRows = 64;
+constexpr LinearTile linear_tile(int64_t rows, int64_t k) {
+  if (rows > kFewRows) return {.panel = 128, .k_chunk = 512, .m_block = 264};
+  return {.panel = kMaxTileRows, .k_chunk = (k + kSumBlock - 1) / kSumBlock * kSumBlock, .m_block = kFewRows};
+}
+
 // Scratch that one thread needs, in floats.
 constexpr int64_t gemm_scratch(const LinearTile& tile) {
-  return tile.panel * tile.k_block + tile.m_block * tile.panel * (kMaxLanes + 1);
+  return kMaxTileRows * kSumBlock + tile.m_block * tile.panel;
 }
 constexpr int64_t attention_partial(int64_t rows, int64_t head_dim) {
   return rows * (2 + head_dim);

@@ -11,8 +11,10 @@
 namespace pinion::cpu {
 namespace scalar {
 // clang-format off
+#include "backend/cpu/generic/loops.h"
 #include "backend/cpu/generic/vec_scalar.h"
 #include "backend/cpu/generic/dot.h"
+#include "backend/cpu/generic/tile.h"
 #include "backend/cpu/generic/math.h"
 #include "backend/cpu/generic/linear.h"
 #include "backend/cpu/generic/attention.h"

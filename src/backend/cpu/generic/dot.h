@@ -2,19 +2,16 @@
 // in this order: lane i takes columns i, i + W, i + 2W, … in one accumulator, then the lanes are added as one fixed
 // tree. So the kernels agree bit for bit whatever the number of rows, and any of them is batch invariant.
 
-#define PINION_UNROLL _Pragma("GCC unroll 8")
-
-inline int64_t least(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-inline int64_t most(int64_t a, int64_t b) {
-  return a > b ? a : b;
-}
-
 inline float hsum(V a) {
   float out[4];
   hsum4(a, a, a, a, out);
   return out[0];
+}
+
+// Four weight rows from `row` on; past `last` the last one is repeated, and its sums are not used.
+template <class T>
+inline void four_rows(const T* weight, int64_t k, int64_t row, int64_t last, const T* (&w)[4]) {
+  for (int64_t r = 0; r < 4; ++r) w[r] = weight + least(row + r, last - 1) * k;
 }
 
 // sums[t][r] += x[t] . w[r] over columns [0, k), for rows of x that lie ldx apart. Bytes from `ahead` on are

@@ -1,6 +1,6 @@
-// y = x W^T over a range of weight rows. gemv converts weights in registers, because each is used a few times only;
-// gemm converts a panel once and reuses it. Both put raw sums into a small buffer, and the epilogue turns that into
-// outputs.
+// y = x W^T over a range of weight rows. gemv, for one row of x, multiplies the columns as they come out of the
+// transposition; gemm keeps a block of them in L1 for all rows of x. Both leave raw sums in a small buffer, which the
+// epilogue turns into outputs.
 
 // raw[t][0 … n) holds the sums of weight rows first … first + n of row m + t; n is even when gated.
 inline void finish(const LinearTask& task, float* raw, int64_t ld_raw, int64_t first, int64_t n, int64_t m,
@@ -25,165 +25,106 @@ inline void finish(const LinearTask& task, float* raw, int64_t ld_raw, int64_t f
       continue;
     }
     float* y = task.y + (m + t) * width + first / 2;
-    for (int64_t i = 0; i < n / 2; i += kW) {
-      const int lanes = static_cast<int>(least(kW, n / 2 - i));
-      float gate[kW] = {}, up[kW] = {};
-      for (int l = 0; l < lanes; ++l) gate[l] = s[2 * (i + l)], up[l] = s[2 * (i + l) + 1];
-      F32::store_partial(y + i, mul(silu(F32::load(gate)), F32::load(up)), lanes);
+    for (int64_t i = 0; i < n / 2; i += kW) {  // raw has whole tiles: what lies past n is read, not used
+      V gate, up;
+      deinterleave(F32::load(s + 2 * i), F32::load(s + 2 * i + kW), gate, up);
+      F32::store_partial(y + i, mul(silu(gate), up), static_cast<int>(least(kW, n / 2 - i)));
     }
   }
 }
 
-// Four weight rows from `row` on; past `last` the last one is repeated, and its sums are not used.
-template <class T>
-inline void four_rows(const T* weight, int64_t k, int64_t row, int64_t last, const T* (&w)[4]) {
-  for (int64_t r = 0; r < 4; ++r) w[r] = weight + least(row + r, last - 1) * k;
-}
-
-template <class E, bool kPrefetch>
-inline void gemv_rows(const LinearTask& task, int64_t first, int64_t last) {
+template <class E>
+inline void gemv_rows(const LinearTask& task, int64_t distance, int64_t first, int64_t last) {
   using T = typename E::T;
   const auto* weight = static_cast<const T*>(task.weight.data);
-  // Each step uses this many lines of the four rows; the same number is fetched from the four rows after them.
-  constexpr int kLines = kPrefetch ? static_cast<int>((4 * kW * sizeof(T) + 63) / 64) : 0;
-  const int64_t tiles = (task.m + kTile - 1) / kTile;
-  float raw[kGemvRows][kGemvPanel];
-  for (int64_t n = first; n < last; n += kGemvPanel) {
-    const int64_t end = least(last, n + kGemvPanel);
-    for (int64_t row = n; row < end; row += 4) {
-      const T* w[4];
-      four_rows(weight, task.k, row, end, w);
-      const char* ahead = reinterpret_cast<const char*>(weight + least(row + 4, task.out - 1) * task.k);
-      int64_t m = 0;
-      for (int64_t i = 0; i < tiles; ++i) {
-        const int64_t size = (task.m - m + tiles - i - 1) / (tiles - i);
-        with_tile(size, [&]<int kT>() {
-          V sums[kT][4];
-          for (int t = 0; t < kT; ++t) sums[t][0] = sums[t][1] = sums[t][2] = sums[t][3] = zero();
-          const float* x = task.x + m * task.k;
-          if (i == 0) {
-            dot_tile<E, kT, kLines>(w, x, task.k, task.k, ahead, sums);
-          } else {
-            dot_tile<E, kT, 0>(w, x, task.k, task.k, nullptr, sums);
+  const int64_t k = task.k;
+  for (int64_t row = first; row < last; row += kTileRows) {
+    float raw[kTileRows];
+    tile_rows(weight + row * k, k, last - row, [&](const auto& low, const auto& high) {
+      V total[2] = {zero(), zero()};
+      for (int64_t k0 = 0; k0 < k; k0 += kSumBlock) {
+        const int64_t k1 = least(k, k0 + kSumBlock);
+        V s[2] = {zero(), zero()};
+        for (int64_t c = k0; c < k1; c += kStep<E>) {
+          // `distance` columns ahead, past the end of the rows in those that follow.
+          const int64_t to = c + distance < k ? c + distance : c + distance - k + kTileRows * k;
+          if (distance > 0) {
+            PINION_UNROLL for (int i = 0; i < kW; ++i) __builtin_prefetch(low(i) + to, 0, 2);
+            PINION_UNROLL for (int i = 0; i < kW; ++i) __builtin_prefetch(high(i) + to, 0, 2);
           }
-          for (int t = 0; t < kT; ++t) hsum4(sums[t][0], sums[t][1], sums[t][2], sums[t][3], &raw[m + t][row - n]);
-        });
-        m += size;
+          each_column<E>(low, c, k1, [&](int64_t at, V v) { s[0] = fma(set1(task.x[at]), v, s[0]); });
+          each_column<E>(high, c, k1, [&](int64_t at, V v) { s[1] = fma(set1(task.x[at]), v, s[1]); });
+        }
+        PINION_UNROLL for (int h = 0; h < 2; ++h) total[h] = k0 == 0 ? s[h] : add(total[h], s[h]);
+      }
+      F32::store(raw, total[0]), F32::store(raw + kW, total[1]);
+    });
+    finish(task, raw, kTileRows, row, least(kTileRows, last - row), 0, 1);
+  }
+}
+
+inline void gemv(const LinearTask& task, int64_t distance, int64_t first, int64_t last) {
+  with_type(task.weight.dtype, [&]<class E>(E) { gemv_rows<E>(task, distance, first, last); });
+}
+
+// scratch: a block of weights [kSumBlock][kTileRows], then the sums [m][panel].
+template <class E>
+inline void gemm_rows(const LinearTask& task, const LinearTile& tile, int64_t first, int64_t last, int64_t m_first,
+                      int64_t m_last, const float* x, float* scratch) {
+  using T = typename E::T;
+  const auto* weight = static_cast<const T*>(task.weight.data);
+  const int64_t k = task.k, tokens = m_last - m_first, tiles = (tokens + kTileTokens - 1) / kTileTokens;
+  float *block = scratch, *raw = block + kTileRows * kSumBlock;
+  constexpr int kLines = kSumBlock * sizeof(T) / 64;
+  for (int64_t panel = first; panel < last; panel += tile.panel) {
+    const int64_t end = least(last, panel + tile.panel);
+    for (int64_t chunk = 0; chunk < k; chunk += tile.k_chunk) {
+      const int64_t chunk_end = least(k, chunk + tile.k_chunk);
+      for (int64_t row = panel; row < end; row += kTileRows) {
+        for (int64_t k0 = chunk; k0 < chunk_end; k0 += kSumBlock) {
+          const int64_t width = least(kSumBlock, chunk_end - k0);
+          tile_rows(weight + row * k + k0, k, end - row, [&](const auto& low, const auto& high) {
+            convert<E>(low, width, block);
+            convert<E>(high, width, block + kW);
+          });
+          // While this block is multiplied, the one that comes next is fetched.
+          const T* next = weight + row * k + k0 + kSumBlock;
+          if (k0 + kSumBlock >= chunk_end) {
+            next = row + kTileRows < end ? weight + (row + kTileRows) * k + chunk
+                   : chunk_end < k       ? weight + panel * k + chunk_end
+                   : end < last          ? weight + end * k
+                                         : nullptr;
+          }
+          Ahead ahead{.at = reinterpret_cast<const char*>(next), .step = k * static_cast<int64_t>(sizeof(T))};
+          int64_t i = 0;
+          each_tile(tokens, [&](int64_t m, int64_t size) {
+            with_count<kTileTokens>(size, [&]<int kT>() {
+              const float* at = x + k0 * tokens + m * width;
+              V s[kT][2];
+              PINION_UNROLL for (int t = 0; t < kT; ++t) s[t][0] = s[t][1] = zero();
+              ahead.first = static_cast<int>(i * kLines / tiles), ahead.last = static_cast<int>(++i * kLines / tiles);
+              if (next != nullptr && ahead.first < ahead.last) {
+                multiply<kT, kT, 1, true>(block, at, width, ahead, s);
+              } else {
+                multiply<kT, kT, 1, false>(block, at, width, ahead, s);
+              }
+              float* to = raw + m * tile.panel + (row - panel);
+              PINION_UNROLL for (int t = 0; t < kT; ++t) {
+                PINION_UNROLL for (int h = 0; h < 2; ++h) {
+                  float* p = to + t * tile.panel + h * kW;
+                  F32::store(p, k0 == 0 ? s[t][h] : add(F32::load(p), s[t][h]));
+                }
+              }
+            });
+          });
+        }
       }
     }
-    finish(task, raw[0], kGemvPanel, n, end - n, 0, task.m);
+    finish(task, raw, tile.panel, panel, end - panel, m_first, tokens);
   }
 }
 
-inline void gemv(const LinearTask& task, bool prefetch, int64_t first, int64_t last) {
-  with_type(task.weight.dtype, [&]<class E>(E) {
-    if (prefetch) {
-      gemv_rows<E, true>(task, first, last);
-    } else {
-      gemv_rows<E, false>(task, first, last);
-    }
-  });
-}
-
-// Weight rows [first, last), columns [k0, k1), to f32: four rows side by side, [row / 4][column / W][4][W], so that the
-// inner loop reads one stream. Columns past the end are zero, rows past the end repeat the last one.
-template <class E>
-inline void pack_panel(const LinearTask& task, int64_t first, int64_t last, int64_t k0, int64_t k1, float* out) {
-  for (int64_t row = first; row < last; row += 4) {
-    const typename E::T* w[4];
-    four_rows(static_cast<const typename E::T*>(task.weight.data), task.k, row, last, w);
-    int64_t k = k0;
-    for (; k + kW <= k1; k += kW, out += 4 * kW) {
-      PINION_UNROLL for (int r = 0; r < 4; ++r) F32::store(out + r * kW, E::load(w[r] + k));
-    }
-    if (const int n = static_cast<int>(k1 - k); n > 0) {
-      for (int r = 0; r < 4; ++r) F32::store(out + r * kW, E::load_partial(w[r] + k, n));
-      out += 4 * kW;
-    }
-  }
-}
-
-// dot_tile over four packed rows.
-template <int kT, int kLines>
-inline __attribute__((always_inline)) void dot_packed(const float* w, const float* x, int64_t ldx, int64_t k,
-                                                      const char* ahead, V (&s)[kT][4]) {
-  int64_t i = 0;
-  for (; i + kW <= k; i += kW, w += 4 * kW) {
-    const V v[4] = {F32::load(w), F32::load(w + kW), F32::load(w + 2 * kW), F32::load(w + 3 * kW)};
-    if constexpr (kLines > 0) {
-      __builtin_prefetch(ahead, 0, 2);
-      ahead += 64;
-    }
-    PINION_UNROLL for (int t = 0; t < kT; ++t) {
-      const V xv = F32::load(x + t * ldx + i);
-      PINION_UNROLL for (int r = 0; r < 4; ++r) s[t][r] = fma(xv, v[r], s[t][r]);
-    }
-  }
-  if (const int n = static_cast<int>(k - i); n > 0) {
-    const V v[4] = {F32::load(w), F32::load(w + kW), F32::load(w + 2 * kW), F32::load(w + 3 * kW)};
-    PINION_UNROLL for (int t = 0; t < kT; ++t) {
-      const V xv = F32::load_partial(x + t * ldx + i, n);
-      PINION_UNROLL for (int r = 0; r < 4; ++r) s[t][r] = fma(xv, v[r], s[t][r]);
-    }
-  }
-}
-
-template <int kT, int kLines>
-inline void gemm_tile(const float* w, const float* x, int64_t ldx, int64_t k, const char* ahead, float* carry,
-                      bool carry_in, bool carry_out, float* raw, int64_t ld_raw) {
-  V sums[kT][4];
-  PINION_UNROLL for (int t = 0; t < kT; ++t) {
-    PINION_UNROLL for (int r = 0; r < 4; ++r) sums[t][r] = carry_in ? F32::load(carry + (t * 4 + r) * kW) : zero();
-  }
-  dot_packed<kT, kLines>(w, x, ldx, k, ahead, sums);
-  if (carry_out) {
-    PINION_UNROLL for (int t = 0; t < kT; ++t) {
-      PINION_UNROLL for (int r = 0; r < 4; ++r) F32::store(carry + (t * 4 + r) * kW, sums[t][r]);
-    }
-  } else {
-    PINION_UNROLL for (int t = 0; t < kT; ++t) {
-      hsum4(sums[t][0], sums[t][1], sums[t][2], sums[t][3], raw + t * ld_raw);
-    }
-  }
-}
-
-// Between blocks of k the lane sums are carried through memory, so that blocking does not change the order of a sum.
-// scratch: the panel [panel][k_block], raw sums [m_block][panel], carried lanes [m_block][panel][W].
 inline void gemm(const LinearTask& task, const LinearTile& tile, int64_t first, int64_t last, int64_t m_first,
-                 int64_t m_last, float* scratch) {
-  const int64_t panel = tile.panel, rows = last - first, tokens = m_last - m_first;
-  float* packed = scratch;
-  float* raw = packed + panel * tile.k_block;
-  float* carry = raw + tile.m_block * panel;
-  const int64_t tiles = (tokens + kTile - 1) / kTile;
-  const int64_t row_bytes = task.k * (task.weight.dtype == DType::f32 ? 4 : 2);
-  // The next panel lies right behind this one; its lines are fetched one a step, as long as they last.
-  const char* ahead = static_cast<const char*>(task.weight.data) + last * row_bytes;
-  const char* ahead_end = tile.prefetch ? ahead + least(panel, task.out - last) * row_bytes : ahead;
-
-  for (int64_t k0 = 0; k0 < task.k; k0 += tile.k_block) {
-    const int64_t k1 = least(task.k, k0 + tile.k_block), width = k1 - k0;
-    const int64_t quad = (width + kW - 1) / kW * 4 * kW;  // floats of four packed rows
-    with_type(task.weight.dtype, [&]<class E>(E) { pack_panel<E>(task, first, last, k0, k1, packed); });
-    int64_t m = 0;
-    for (int64_t i = 0; i < tiles; ++i) {
-      const int64_t size = (tokens - m + tiles - i - 1) / (tiles - i);
-      with_tile(size, [&]<int kT>() {
-        const float* x = task.x + (m_first + m) * task.k + k0;
-        for (int64_t row = 0; row < rows; row += 4) {
-          const float* w = packed + row / 4 * quad;
-          float* kept = carry + (m * panel + row * kT) * kW;
-          float* sums = raw + m * panel + row;
-          if (ahead < ahead_end) {
-            gemm_tile<kT, 1>(w, x, task.k, width, ahead, kept, k0 > 0, k1 < task.k, sums, panel);
-            ahead += width / kW * 64;
-          } else {
-            gemm_tile<kT, 0>(w, x, task.k, width, nullptr, kept, k0 > 0, k1 < task.k, sums, panel);
-          }
-        }
-      });
-      m += size;
-    }
-  }
-  finish(task, raw, panel, first, rows, m_first, tokens);
+                 int64_t m_last, const float* x, float* scratch) {
+  with_type(task.weight.dtype, [&]<class E>(E) { gemm_rows<E>(task, tile, first, last, m_first, m_last, x, scratch); });
 }

@@ -2,7 +2,8 @@
 
 using V = __m256;
 constexpr int kW = 8;
-constexpr int kTile = 3;  // rows of x in a register tile: 4 * 3 sums, 3 x and 1 weight fill the 16 registers
+constexpr int kTile = 3;        // rows of x in a register tile: 4 * 3 sums, 3 x and 1 weight fill the 16 registers
+constexpr int kTileTokens = 6;  // 2 * 6 sums, 2 weights, 1 x
 
 inline V zero() {
   return _mm256_setzero_ps();
@@ -62,6 +63,25 @@ inline float hmax(V v) {
   return _mm_cvtss_f32(_mm_max_ss(a, _mm_movehdup_ps(a)));
 }
 
+// Lane j of v[i] changes places with lane i of v[j].
+inline void transpose(V (&v)[8]) {
+  V r[2][4];  // [four rows][column % 4]: each half holds one column of the four rows
+  PINION_UNROLL for (int g = 0; g < 2; ++g) {
+    const V a = _mm256_unpacklo_ps(v[4 * g], v[4 * g + 1]), b = _mm256_unpackhi_ps(v[4 * g], v[4 * g + 1]);
+    const V c = _mm256_unpacklo_ps(v[4 * g + 2], v[4 * g + 3]), d = _mm256_unpackhi_ps(v[4 * g + 2], v[4 * g + 3]);
+    r[g][0] = _mm256_shuffle_ps(a, c, 0x44), r[g][1] = _mm256_shuffle_ps(a, c, 0xee);
+    r[g][2] = _mm256_shuffle_ps(b, d, 0x44), r[g][3] = _mm256_shuffle_ps(b, d, 0xee);
+  }
+  PINION_UNROLL for (int c = 0; c < 4; ++c) {
+    v[c] = _mm256_permute2f128_ps(r[0][c], r[1][c], 0x20), v[4 + c] = _mm256_permute2f128_ps(r[0][c], r[1][c], 0x31);
+  }
+}
+// The lanes with even and with odd numbers of a, then b.
+inline void deinterleave(V a, V b, V& even, V& odd) {
+  const V low = _mm256_permute2f128_ps(a, b, 0x20), high = _mm256_permute2f128_ps(a, b, 0x31);
+  even = _mm256_shuffle_ps(low, high, 0x88), odd = _mm256_shuffle_ps(low, high, 0xdd);
+}
+
 inline __m256i first_lanes(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
@@ -76,8 +96,13 @@ inline void store_halves(uint16_t* p, __m128i v, int n) {
   for (int i = 0; i < n; ++i) p[i] = part[i];
 }
 
+// Number types: loads and stores by lanes; and loads by 32-bit words of kPer numbers, which unpack splits into vectors.
 struct F32 {
   using T = float;
+  static constexpr int kPer = 1;
+  static V words(const T* p) { return load(p); }
+  static V words_partial(const T* p, int n) { return load_partial(p, n); }
+  static void unpack(V v, V (&out)[1]) { out[0] = v; }
   static V load(const T* p) { return _mm256_loadu_ps(p); }
   static V load_partial(const T* p, int n) { return _mm256_maskload_ps(p, first_lanes(n)); }
   static void store(T* p, V v) { _mm256_storeu_ps(p, v); }
@@ -86,6 +111,18 @@ struct F32 {
 
 struct Bf16 {
   using T = uint16_t;
+  static constexpr int kPer = 2;
+  static V words(const T* p) { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
+  static V words_partial(const T* p, int n) {
+    alignas(32) uint16_t part[16] = {};
+    for (int i = 0; i < n; ++i) part[i] = p[i];
+    return _mm256_load_ps(reinterpret_cast<const float*>(part));
+  }
+  static void unpack(V v, V (&out)[2]) {
+    const __m256i u = _mm256_castps_si256(v);
+    out[0] = _mm256_castsi256_ps(_mm256_slli_epi32(u, 16));
+    out[1] = _mm256_castsi256_ps(_mm256_and_si256(u, _mm256_set1_epi32(static_cast<int>(0xffff0000))));
+  }
   static V widen(__m128i v) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(v), 16)); }
   static __m128i narrow(V v) {  // to nearest even; NaN stays NaN
     const __m256i u = _mm256_castps_si256(v);
@@ -104,6 +141,21 @@ struct Bf16 {
 
 struct F16 {
   using T = uint16_t;
+  static constexpr int kPer = 2;
+  static V words(const T* p) { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
+  static V words_partial(const T* p, int n) {
+    alignas(32) uint16_t part[16] = {};
+    for (int i = 0; i < n; ++i) part[i] = p[i];
+    return _mm256_load_ps(reinterpret_cast<const float*>(part));
+  }
+  static V widen_words(__m256i u) {  // of words below 2^16
+    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(u), _mm256_extracti128_si256(u, 1)));
+  }
+  static void unpack(V v, V (&out)[2]) {
+    const __m256i u = _mm256_castps_si256(v);
+    out[0] = widen_words(_mm256_and_si256(u, _mm256_set1_epi32(0xffff)));
+    out[1] = widen_words(_mm256_srli_epi32(u, 16));
+  }
   static __m128i narrow(V v) { return _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT); }
   static V load(const T* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static V load_partial(const T* p, int n) { return _mm256_cvtph_ps(load_halves(p, n)); }

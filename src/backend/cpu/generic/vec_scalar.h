@@ -4,6 +4,7 @@
 typedef float V __attribute__((vector_size(16)));
 constexpr int kW = 4;
 constexpr int kTile = 2;
+constexpr int kTileTokens = 4;
 
 inline V zero() {
   return V{};
@@ -60,9 +61,35 @@ inline float hmax(V v) {
   return a > b ? a : b;
 }
 
+// Lane j of v[i] changes places with lane i of v[j].
+inline void transpose(V (&v)[4]) {
+  const V a = v[0], b = v[1], c = v[2], d = v[3];
+  for (int i = 0; i < 4; ++i) v[i] = V{a[i], b[i], c[i], d[i]};
+}
+// The lanes with even and with odd numbers of a, then b.
+inline void deinterleave(V a, V b, V& even, V& odd) {
+  even = V{a[0], a[2], b[0], b[2]}, odd = V{a[1], a[3], b[1], b[3]};
+}
+
+// Number types: loads and stores by lanes; and loads by 32-bit words of kPer numbers, which unpack splits into vectors.
 template <class E>
-struct Converted {  // loads and stores of a 2-byte format, by lanes
+struct Converted {  // a 2-byte format
   using T = uint16_t;
+  struct Halves {
+    T h[8];
+  };
+  static constexpr int kPer = 2;
+  static V words(const T* p) { return words_partial(p, 8); }
+  static V words_partial(const T* p, int n) {
+    Halves part{};
+    for (int i = 0; i < n; ++i) part.h[i] = p[i];
+    return std::bit_cast<V>(part);
+  }
+  static void unpack(V v, V (&out)[2]) {
+    const auto [h] = std::bit_cast<Halves>(v);
+    out[0] = V{E::get(h[0]), E::get(h[2]), E::get(h[4]), E::get(h[6])};
+    out[1] = V{E::get(h[1]), E::get(h[3]), E::get(h[5]), E::get(h[7])};
+  }
   static V load(const T* p) { return V{E::get(p[0]), E::get(p[1]), E::get(p[2]), E::get(p[3])}; }
   static V load_partial(const T* p, int n) {
     V v{};
@@ -77,6 +104,10 @@ struct Converted {  // loads and stores of a 2-byte format, by lanes
 
 struct F32 {
   using T = float;
+  static constexpr int kPer = 1;
+  static V words(const T* p) { return load(p); }
+  static V words_partial(const T* p, int n) { return load_partial(p, n); }
+  static void unpack(V v, V (&out)[1]) { out[0] = v; }
   static V load(const T* p) { return V{p[0], p[1], p[2], p[3]}; }
   static V load_partial(const T* p, int n) {
     V v{};

@@ -1,5 +1,5 @@
-// Linear on the CPU. All kernels sum every output in one order (generic/dot.h) and agree bit for bit on one ISA, so all
-// are batch invariant and a deterministic engine may even mix them.
+// Linear on the CPU. All kernels sum every output in one order (generic/tile.h) and agree bit for bit on one ISA, so
+// all are batch invariant and a deterministic engine may even mix them.
 #include <algorithm>
 #include <array>
 
@@ -23,31 +23,26 @@ LinearTask task_of(const LaunchArgs& args) {
 }
 
 // ---- which numbers a tuning holds ----
-// gemv: {1 + prefetch}.  skinny and gemm: {panel, k_block, m_block, prefetch}. All zero: the defaults.
+// gemv: {columns fetched ahead}.  gemm: {panel, k_chunk, m_block}; k_chunk 0: all of k. All zero: the defaults.
 
-LinearTile tile_of(const Tuning& tuning, const LinearTile& defaults, int64_t k) {
-  LinearTile tile = defaults;
-  if (tuning.value[0] > 0) {
-    tile = {tuning.value[0], tuning.value[1], tuning.value[2], tuning.value[3] != 0};
-  }
-  tile.k_block = std::min(tile.k_block, (k + kMaxLanes - 1) / kMaxLanes * kMaxLanes);
+constexpr int32_t kDistance = 512;
+constexpr int64_t kPackRows =
+    1056;  // rows of x packed at a time: bounds the workspace; weights are converted once each
+
+LinearTile tile_of(const Tuning& tuning, int64_t rows, int64_t k) {
+  const auto& v = tuning.value;
+  LinearTile tile = linear_tile(rows, k);
+  if (v[0] > 0) tile = {v[0], v[1] > 0 ? v[1] : linear_tile(1, k).k_chunk, v[2]};
   return tile;
 }
 
-constexpr LinearTile kSkinnyTile{.panel = 32, .k_block = 1024, .m_block = 66, .prefetch = true};
-constexpr LinearTile kGemmTile{.panel = 64, .k_block = 1024, .m_block = 132, .prefetch = false};
-
 std::vector<Tuning> gemv_tunings(const Call&, const DeviceInfo&) {
-  return {{{2}}, {{1}}};
+  return {{{512}}, {{256}}, {{1024}}};
 }
 
-std::vector<Tuning> skinny_tunings(const Call&, const DeviceInfo&) {
-  return {{{32, 1024, 66, 1}}, {{32, 512, 66, 1}}, {{16, 2048, 66, 1}}, {{32, 1024, 66, 0}}};
-}
-
-// 132 rows: full tiles of 6 and of 3. A panel of 64 x 1024 floats and its x fit a 2 MiB L2; 32 x 512 a 512 KiB one.
-std::vector<Tuning> gemm_tunings(const Call&, const DeviceInfo&) {
-  return {{{64, 1024, 132, 0}}, {{64, 2048, 66, 0}}, {{32, 1024, 264, 0}}, {{32, 512, 132, 0}}};
+std::vector<Tuning> gemm_tunings(const Call& call, const DeviceInfo&) {
+  if (call.rows <= kFewRows) return {{{32, 0, 64}}, {{64, 512, 64}}};
+  return {{{128, 512, 264}}, {{128, 512, 528}}, {{256, 256, 264}}, {{64, 256, 132}}};
 }
 
 // ---- the estimate: the slower of memory and arithmetic ----
@@ -62,100 +57,89 @@ double estimate(const Call& call, const DeviceInfo& info, double memory_share, d
 }
 
 std::string gemv_why_not(const Call& call, const DeviceInfo&) {
-  if (call.rows > kGemvRows) return "takes at most " + std::to_string(kGemvRows) + " rows";
+  if (call.rows > kGemvRows) return "takes one row";
   return why_not_floats(call);
 }
 std::string why_not(const Call& call, const DeviceInfo&) {
   return why_not_floats(call);
 }
 
-// gemv converts a weight once per tile of rows and waits for lane sums; the others pay for writing a panel.
 double gemv_us(const Call& call, const Tuning&, const DeviceInfo& info) {
   return estimate(call, info, 0.95, 0.35);
 }
-double skinny_us(const Call& call, const Tuning&, const DeviceInfo& info) {
-  return estimate(call, info, 0.65, 0.7);
-}
 double gemm_us(const Call& call, const Tuning&, const DeviceInfo& info) {
-  return estimate(call, info, 0.6, 0.8);
-}
-double any_us(const Call& call, const Tuning& tuning, const DeviceInfo& info) {
-  if (call.rows <= kGemvRows) return 1 + gemv_us(call, tuning, info);
-  return 1 + (call.rows <= 64 ? skinny_us(call, tuning, info) : gemm_us(call, tuning, info));
+  return estimate(call, info, 0.85, 0.75);
 }
 
-size_t scratch_bytes(const LinearTile& tile, int threads) {
-  return static_cast<size_t>(gemm_scratch(tile)) * sizeof(float) * threads;
-}
-int64_t k_of(const Call& call) {
-  return std::get<Linear>(*call.op).in;
-}
-size_t skinny_workspace(const Call& call, const Tuning& tuning, const DeviceInfo& info) {
-  return scratch_bytes(tile_of(tuning, kSkinnyTile, k_of(call)), info.threads);
+// Of one thread; then all of x.
+size_t scratch_floats(const LinearTile& tile) {
+  return static_cast<size_t>(gemm_scratch(tile) + 15) / 16 * 16;
 }
 size_t gemm_workspace(const Call& call, const Tuning& tuning, const DeviceInfo& info) {
-  return scratch_bytes(tile_of(tuning, kGemmTile, k_of(call)), info.threads);
-}
-size_t any_workspace(const Call& call, const Tuning& tuning, const DeviceInfo& info) {
-  return std::max(skinny_workspace(call, tuning, info), gemm_workspace(call, tuning, info));
+  const int64_t k = std::get<Linear>(*call.op).in;
+  size_t scratch = 0;  // a launch may have fewer rows, and take the other default
+  for (const int64_t rows : {int64_t{1}, call.rows})
+    scratch = std::max(scratch, scratch_floats(tile_of(tuning, rows, k)));
+  const auto packed = static_cast<size_t>(std::min(call.rows, kPackRows) * k);
+  return (scratch * info.threads + packed) * sizeof(float);
 }
 
 // ---- launch ----
+
+// Ranges of at least 64 KiB of weights, and a few per thread, so that a delayed thread does not hold up the others.
+int64_t rows_per_range(const LinearTask& task, int64_t panel, int threads) {
+  const int64_t row_bytes = task.k * bit_size(task.weight.dtype) / 8;
+  const int64_t wanted = std::max<int64_t>(1, std::min<int64_t>(8L * threads, task.out * row_bytes / 65536));
+  return ((task.out + wanted - 1) / wanted + panel - 1) / panel * panel;
+}
 
 void gemv(const LaunchArgs& args, Stream& stream) {
   CpuStream& cpu = cpu_stream(stream);
   const LinearTask task = task_of(args);
   if (task.m == 0) return;
   check(task.m <= kGemvRows, "cpu.linear.gemv was launched with too many rows");
-  const bool prefetch = args.tuning.value[0] != 1;
-  // Ranges of at least 64 KiB of weights, and a few per thread, so that a delayed thread does not hold up the others.
-  const int64_t row_bytes = task.k * bit_size(task.weight.dtype) / 8;
-  const int64_t panels = (task.out + kGemvPanel - 1) / kGemvPanel;
-  const int64_t wanted = std::max<int64_t>(1, std::min<int64_t>(8L * cpu.threads(), task.out * row_bytes / 65536));
-  const int64_t per_range = (panels + wanted - 1) / wanted;
-  cpu.run((panels + per_range - 1) / per_range, [&](int64_t i) {
-    const int64_t first = i * per_range * kGemvPanel;
-    cpu.isa().gemv(task, prefetch, first, std::min(task.out, first + per_range * kGemvPanel));
+  const int64_t distance = args.tuning.value[0] > 0 ? args.tuning.value[0] : kDistance;
+  const int64_t range = rows_per_range(task, kMaxTileRows, cpu.threads());
+  cpu.run((task.out + range - 1) / range, [&](int64_t i) {
+    cpu.isa().gemv(task, std::min(distance, task.k - 1), i * range, std::min(task.out, (i + 1) * range));
   });
-}
-
-void blocked(const LaunchArgs& args, CpuStream& cpu, const LinearTile& tile) {
-  const LinearTask task = task_of(args);
-  if (task.m == 0) return;
-  const size_t floats = static_cast<size_t>(gemm_scratch(tile));
-  check(args.workspace.size() >= floats * sizeof(float) * cpu.threads(), "a linear kernel's workspace is too small");
-  auto* scratch = reinterpret_cast<float*>(args.workspace.data());
-  const int64_t panels = (task.out + tile.panel - 1) / tile.panel;
-  const int64_t parts = (task.m + tile.m_block - 1) / tile.m_block;
-  // Rows of x in equal parts; neighbouring tasks share a panel, which the caches still hold. With one part, a task is a
-  // run of panels, so that the panel fetched ahead is this thread's own next one; several runs a thread even out
-  // delays.
-  const int64_t run = parts > 1 ? 1 : std::max<int64_t>(1, panels / (6L * cpu.threads()));
-  const int64_t runs = (panels + run - 1) / run;
-  cpu.run_slots(runs * parts, [&](int64_t slot, int64_t i) {
-    const int64_t part = i % parts;
-    for (int64_t panel = i / parts * run; panel < std::min(panels, (i / parts + 1) * run); ++panel) {
-      const int64_t first = panel * tile.panel;
-      cpu.isa().gemm(task, tile, first, std::min(task.out, first + tile.panel), task.m * part / parts,
-                     task.m * (part + 1) / parts, scratch + slot * floats);
-    }
-  });
-}
-
-void skinny(const LaunchArgs& args, Stream& stream) {
-  blocked(args, cpu_stream(stream), tile_of(args.tuning, kSkinnyTile, std::get<Linear>(*args.op).in));
 }
 
 void gemm(const LaunchArgs& args, Stream& stream) {
-  blocked(args, cpu_stream(stream), tile_of(args.tuning, kGemmTile, std::get<Linear>(*args.op).in));
-}
+  CpuStream& cpu = cpu_stream(stream);
+  const LinearTask all = task_of(args);
+  const LinearTile tile = tile_of(args.tuning, all.m, all.k);
+  const size_t scratch = scratch_floats(tile);
+  const int64_t passes = (all.m + kPackRows - 1) / kPackRows, blocks = (all.k + kSumBlock - 1) / kSumBlock;
+  check(args.workspace.size() / sizeof(float) >=
+            scratch * cpu.threads() + static_cast<size_t>(std::min(all.m, kPackRows) * all.k),
+        "a linear kernel's workspace is too small");
+  auto* memory = reinterpret_cast<float*>(args.workspace.data());
+  float* packed = memory + scratch * cpu.threads();
 
-// The last resort and the one kernel of a deterministic engine: the way that suits the rows at hand.
-void any(const LaunchArgs& args, Stream& stream) {
-  const int64_t rows = args.in[0].shape[0];
-  if (rows <= kGemvRows) return gemv(args, stream);
-  if (rows <= 64) return skinny(args, stream);
-  gemm(args, stream);
+  for (int64_t pass = 0; pass < passes; ++pass) {
+    const int64_t m = all.m * pass / passes, rows = all.m * (pass + 1) / passes - m;
+    LinearTask task = all;
+    task.x += m * all.k, task.m = rows, task.y += m * (all.gated ? all.out / 2 : all.out);
+    // Rows of x in equal parts; each part's blocks of columns lie side by side.
+    const int64_t parts = (rows + tile.m_block - 1) / tile.m_block;
+    const auto first_of = [&](int64_t part) { return rows * part / parts; };
+    cpu.run_ranges(parts * blocks, 4 * kSumBlock * (rows / parts), [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t from = first_of(i / blocks), n = first_of(i / blocks + 1) - from, k0 = i % blocks * kSumBlock;
+        cpu.isa().pack_x(task.x + from * task.k + k0, task.k, n, std::min(kSumBlock, task.k - k0),
+                         packed + from * task.k + k0 * n);
+      }
+    });
+    // Neighbouring pieces share a panel, which the caches still hold; with one part a piece is a run of panels, so that
+    // what is fetched ahead is this thread's own.
+    const int64_t range = parts > 1 ? tile.panel : rows_per_range(task, tile.panel, cpu.threads());
+    cpu.run_slots((task.out + range - 1) / range * parts, [&](int64_t slot, int64_t i) {
+      const int64_t part = i % parts, first = i / parts * range;
+      cpu.isa().gemm(task, tile, first, std::min(task.out, first + range), first_of(part), first_of(part + 1),
+                     packed + first_of(part) * task.k, memory + slot * scratch);
+    });
+  }
 }
 
 constexpr std::array kKernels = {
@@ -166,13 +150,6 @@ constexpr std::array kKernels = {
            .estimate_us = gemv_us,
            .workspace = nullptr,
            .launch = gemv},
-    Kernel{.name = "cpu.linear.skinny",
-           .op = OpKind::linear,
-           .why_not = why_not,
-           .tunings = skinny_tunings,
-           .estimate_us = skinny_us,
-           .workspace = skinny_workspace,
-           .launch = skinny},
     Kernel{.name = "cpu.linear.gemm",
            .op = OpKind::linear,
            .why_not = why_not,
@@ -180,13 +157,6 @@ constexpr std::array kKernels = {
            .estimate_us = gemm_us,
            .workspace = gemm_workspace,
            .launch = gemm},
-    Kernel{.name = "cpu.linear",
-           .op = OpKind::linear,
-           .why_not = why_not,
-           .tunings = nullptr,
-           .estimate_us = any_us,
-           .workspace = any_workspace,
-           .launch = any},
 };
 
 }  // namespace

@@ -33,8 +33,6 @@ int64_t line(int64_t floats) {
 }
 
 // Latents through `rows` of kv_b from `row` on: y [m, rows] = c [m, rank] w^T, by the linear kernels on one thread.
-constexpr LinearTile kTile{.panel = 64, .k_block = 1024, .m_block = 132, .prefetch = false};
-
 void project(const IsaKernels& isa, const WeightView& w, int64_t row, int64_t rows, const float* c, int64_t m, float* y,
              float* scratch) {
   const LinearTask task{
@@ -45,14 +43,17 @@ void project(const IsaKernels& isa, const WeightView& w, int64_t row, int64_t ro
       .x = c,
       .m = m,
       .y = y};
-  if (m <= kGemvRows) return isa.gemv(task, false, 0, rows);
-  LinearTile tile = kTile;
-  tile.k_block = std::min(tile.k_block, (w.cols + kMaxLanes - 1) / kMaxLanes * kMaxLanes);
-  for (int64_t first = 0; first < rows; first += tile.panel) {
-    for (int64_t t = 0; t < m; t += tile.m_block) {
-      isa.gemm(task, tile, first, std::min(rows, first + tile.panel), t, std::min(m, t + tile.m_block), scratch);
-    }
+  if (m <= kGemvRows) return isa.gemv(task, 0, 0, rows);
+  const LinearTile tile = linear_tile(m, task.k);
+  float* packed = scratch + line(gemm_scratch(tile));
+  for (int64_t k = 0; k < task.k; k += kSumBlock) {
+    isa.pack_x(c + k, task.k, m, std::min(kSumBlock, task.k - k), packed + k * m);
   }
+  isa.gemm(task, tile, 0, rows, 0, m, packed, scratch);
+}
+
+int64_t project_scratch(int64_t m, int64_t rank) {  // for at most m rows
+  return std::max(line(gemm_scratch(linear_tile(m, rank))), line(gemm_scratch(linear_tile(1, rank)))) + line(m * rank);
 }
 
 // ---- which form ----
@@ -81,7 +82,7 @@ int64_t absorbed_floats(const MlaAttention& op, int64_t rows, int64_t splits) {
 }
 int64_t absorbed_scratch(const MlaAttention& op) {  // of one thread: attention, then the way back from latents
   return std::max(line(attention_scratch(kBlockRows, latent_dim(op))),
-                  line(kAbsorbRows * op.rank) + line(kAbsorbRows * op.v) + line(gemm_scratch(kTile)));
+                  line(kAbsorbRows * op.rank) + line(kAbsorbRows * op.v) + project_scratch(kAbsorbRows, op.rank));
 }
 
 struct ExpandPlaces {  // of one thread
@@ -100,7 +101,7 @@ ExpandPlaces expand_places(const MlaAttention& op, int64_t rows, int64_t splits)
   p.y = p.q + line(n * d);
   p.partials = p.y + line(n * d);
   p.scratch = p.partials + line(attention_partial(n, d) * splits);
-  p.total = p.scratch + std::max(line(attention_scratch(kBlockRows, d)), line(gemm_scratch(kTile)));
+  p.total = p.scratch + std::max(line(attention_scratch(kBlockRows, d)), project_scratch(kLatentRows, op.rank));
   return p;
 }
 

@@ -139,9 +139,6 @@ void route(const LaunchArgs& args, Stream& stream) {
 
 // ---- grouped linear ----
 
-constexpr LinearTile kSkinny{.panel = 32, .k_block = 1024, .m_block = 66, .prefetch = true};
-constexpr LinearTile kGemm{.panel = 64, .k_block = 1024, .m_block = 132, .prefetch = false};
-
 // In the workspace, in this order; sizes in bytes, rounded up to lines.
 struct Places {
   size_t counts, slots, gathered, sums, scratch;  // where each begins
@@ -152,6 +149,10 @@ size_t lines(size_t bytes) {
   return (bytes + 63) / 64 * 64;
 }
 
+int64_t gather_scratch(const LinearTile& tile) {
+  return tile.m_block * kSumBlock;
+}
+
 Places places(const MoeLinear& op, int64_t rows, int threads) {
   const size_t slots = static_cast<size_t>(rows * op.top_k);
   Places p{};
@@ -160,7 +161,8 @@ Places places(const MoeLinear& op, int64_t rows, int threads) {
   p.gathered = p.slots + lines(slots * sizeof(int32_t));
   p.sums = p.gathered + lines(slots * op.in * sizeof(float));
   p.scratch = p.sums + lines(slots * op.out * sizeof(float));
-  const int64_t linear = std::max(gemm_scratch(kSkinny), gemm_scratch(kGemm));
+  const LinearTile few = linear_tile(1, op.in), many = linear_tile(slots, op.in);
+  const int64_t linear = std::max({gemm_scratch(few), gemm_scratch(many), gather_scratch(few), gather_scratch(many)});
   p.scratch_floats = static_cast<size_t>(std::max(linear, op.out) + 15) / 16 * 16;
   p.total = p.scratch + p.scratch_floats * sizeof(float) * threads;
   return p;
@@ -205,9 +207,8 @@ std::vector<Piece> divide(const MoeLinear& op, std::span<const Group> groups, si
   const int64_t wanted = std::max<int64_t>(1, std::min<int64_t>(8L * threads, all * row_bytes / 65536));
   for (int64_t g = 0; g < std::ssize(groups); ++g) {
     const int64_t m = groups[g].last - groups[g].first;
-    const LinearTile& tile = m <= 64 ? kSkinny : kGemm;
-    const int64_t panel = m <= kGemvRows ? kGemvPanel : tile.panel;
-    const int64_t parts = m <= kGemvRows ? 1 : (m + tile.m_block - 1) / tile.m_block;
+    const LinearTile tile = linear_tile(m, op.in);
+    const int64_t panel = tile.panel, parts = (m + tile.m_block - 1) / tile.m_block;
     const int64_t panels = (op.out + panel - 1) / panel;
     const int64_t run = std::max<int64_t>(1, std::min(panels, panels * std::ssize(groups) / wanted));
     for (int64_t i = 0; i < panels; i += run) {
@@ -217,6 +218,33 @@ std::vector<Piece> divide(const MoeLinear& op, std::span<const Group> groups, si
     }
   }
   return pieces;
+}
+
+// The rows of every group of more than one, as gemm reads them: part by part, block of columns by block of columns.
+template <class F>
+void pack(const MoeLinear& op, std::span<const Group> groups, const int32_t* sorted, const F& input_of, float* packed,
+          float* scratch, size_t scratch_floats, CpuStream& cpu) {
+  struct Part {
+    int64_t first, rows, column;
+  };
+  std::vector<Part> parts;
+  for (const Group& g : groups) {
+    const int64_t m = g.last - g.first, block = linear_tile(m, op.in).m_block, n = (m + block - 1) / block;
+    if (m <= kGemvRows) continue;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t first = g.first + m * i / n, last = g.first + m * (i + 1) / n;
+      for (int64_t k = 0; k < op.in; k += kSumBlock) parts.push_back({first, last - first, k});
+    }
+  }
+  cpu.run_slots(std::ssize(parts), [&](int64_t slot, int64_t i) {
+    const Part& p = parts[i];
+    const int64_t width = std::min(kSumBlock, op.in - p.column);
+    float* rows = scratch + slot * scratch_floats;
+    for (int64_t t = 0; t < p.rows; ++t) {
+      std::memcpy(rows + t * width, input_of(sorted[p.first + t]) + p.column, width * sizeof(float));
+    }
+    cpu.isa().pack_x(rows, width, p.rows, width, packed + p.first * op.in + p.column * p.rows);
+  });
 }
 
 void linear(const LaunchArgs& args, Stream& stream) {
@@ -242,12 +270,7 @@ void linear(const LaunchArgs& args, Stream& stream) {
       op.epilogue != ExpertEpilogue::none && (op.epilogue != ExpertEpilogue::gated || op.act != Activation::silu);
   const int64_t sum_width = raw ? op.out : width;
   const auto alone = [&](const Group& g) { return g.last - g.first == 1; };
-  if (std::ssize(groups) < mine) {
-    cpu.run_ranges(mine, 2 * op.in, [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i)
-        std::memcpy(gathered + i * op.in, input_of(sorted[i]), op.in * sizeof(float));
-    });
-  }
+  pack(op, groups, sorted, input_of, gathered, scratch, at.scratch_floats, cpu);
 
   const WeightView& w = args.weights[0];
   const size_t element = bit_size(w.dtype) / 8;
@@ -260,7 +283,7 @@ void linear(const LaunchArgs& args, Stream& stream) {
                     .bias = {},
                     .out = op.out,
                     .k = op.in,
-                    .x = in_place ? input_of(sorted[g.first]) : gathered + g.first * op.in,
+                    .x = in_place ? input_of(sorted[g.first]) : nullptr,
                     .m = g.last - g.first,
                     .y = in_place && !raw ? y + sorted[g.first] * width : sums + g.first * sum_width,
                     .gated = op.epilogue != ExpertEpilogue::none && !raw};
@@ -268,13 +291,9 @@ void linear(const LaunchArgs& args, Stream& stream) {
       const WeightView& b = args.weights[1];
       task.bias = {static_cast<const std::byte*>(b.data) + g.expert * op.out * bit_size(b.dtype) / 8, b.dtype};
     }
-    if (task.m <= kGemvRows) return cpu.isa().gemv(task, true, p.first, p.last);
-    LinearTile tile = task.m <= 64 ? kSkinny : kGemm;
-    tile.k_block = std::min(tile.k_block, (op.in + kMaxLanes - 1) / kMaxLanes * kMaxLanes);
-    for (int64_t first = p.first; first < p.last; first += tile.panel) {
-      cpu.isa().gemm(task, tile, first, std::min(p.last, first + tile.panel), p.m_first, p.m_last,
-                     scratch + slot * at.scratch_floats);
-    }
+    if (in_place) return cpu.isa().gemv(task, 0, p.first, p.last);
+    cpu.isa().gemm(task, linear_tile(task.m, op.in), p.first, p.last, p.m_first, p.m_last,
+                   gathered + (g.first + p.m_first) * op.in, scratch + slot * at.scratch_floats);
   });
 
   if (!raw && std::ssize(groups) == slots) return;  // every output is in its place
