@@ -56,14 +56,13 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
     return fail(Errc::invalid_argument, fmt::format("blocks of {} tokens are not supported", options.block_size),
                 "--tokens_per_block", "choose 16, 32 or 64");
   }
-  PINION_TRY(Model model, build_model(checkpoint.config(), checkpoint.config_path().string(), options.overrides));
+  ModelOverrides overrides = options.overrides;
+  overrides.dtype = options.dtype;
+  PINION_TRY(Model model, build_model(checkpoint.config(), checkpoint.config_path().string(), overrides));
   timer.lap("read model");
   EngineContents c;
   c.graph = std::move(model.graph);
   PINION_OK(run_passes(c.graph, options.disabled_passes, nullptr));
-  c.arena = plan_memory(c.graph);
-  timer.lap("fuse and plan");
-
   Manifest& m = c.manifest;
   m.architecture = model.config.architecture;
   m.model_name = fs::absolute(checkpoint.dir()).lexically_normal().filename().string();
@@ -71,6 +70,9 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
   m.device = device.info().name;
   m.dtype = options.dtype.value_or(model.config.dtype);
   m.kv_dtype = options.kv_dtype.value_or(m.dtype);
+  type_values(c.graph, backend.value_dtype(m.dtype));
+  c.arena = plan_memory(c.graph);
+  timer.lap("fuse and plan");
   m.block_size = options.block_size;
   m.deterministic = options.deterministic;
   m.disabled_passes = options.disabled_passes;
@@ -106,6 +108,8 @@ Result<BuildReport> retarget(const Engine& engine, const Backend& backend, Devic
   c.manifest.device = device.info().name;
   c.manifest.kernel_set = kKernelSetVersion;
   c.manifest.deterministic = options.deterministic;
+  type_values(c.graph, backend.value_dtype(c.manifest.dtype));
+  c.arena = plan_memory(c.graph);
   PINION_TRY(c.programs,
              select_kernels(c.graph, c.weights, c.node_weights, backend, device, options, c.manifest.kv_dtype, report));
   timer.lap("select kernels");

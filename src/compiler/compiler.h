@@ -57,6 +57,9 @@ std::span<const Pass> passes();  // in order; each can be disabled by name
 // Runs the passes that are not disabled, verifying after each. An unknown name in `disabled` is refused.
 Status run_passes(Graph& graph, std::span<const std::string> disabled, std::vector<BuildReport::Stage>* stages);
 
+// Makes the values between ops `narrow` where that costs no accuracy worth having (type_values.cc says where not).
+void type_values(Graph& graph, DType narrow);
+
 ArenaPlan plan_memory(const Graph& graph);
 
 // Chooses a kernel per node and bucket. Fails when a node has no kernel that accepts it, with every kernel's reason.

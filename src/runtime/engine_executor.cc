@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "graph/rope_spec.h"
+#include "runtime/weight_upload.h"
 
 namespace pinion {
 namespace {
@@ -32,6 +33,7 @@ Call call_at(const Engine& e, const Node& node, std::span<const WeightSpec> spec
           .context = o.max_seq_len,
           .inputs = static_cast<int>(node.in.size()),
           .weights = specs,
+          .values = value_types(e.graph(), node),
           .kv_dtype = e.manifest().kv_dtype,
           .deterministic = e.manifest().deterministic};
 }
@@ -135,7 +137,8 @@ Status EngineExecutor::load(ExecutorOptions options) {
 
   memory_ = plan_load(engine_, backend_, device_.info(), options_);
   PINION_TRY(weights_, device_.allocate(std::max<size_t>(kAlign, memory_.weights)));
-  PINION_OK(engine_.read_weights(weights_->data()));
+  PINION_OK(device_.host_visible() ? engine_.read_weights(weights_->data())
+                                   : upload_weights(engine_, device_, *stream_, weights_->data()));
   PINION_TRY(kv_, device_.allocate(std::max<size_t>(kAlign, memory_.kv)));
   PINION_TRY(arena_, device_.allocate(std::max<size_t>(kAlign, memory_.arena)));
   PINION_TRY(workspace_, device_.allocate(std::max<size_t>(kAlign, memory_.workspace)));
@@ -154,32 +157,26 @@ Status EngineExecutor::load(ExecutorOptions options) {
     node_weights_.push_back(std::move(views));
   }
 
+  std::vector<KvView> kv_views;
+  std::vector<int32_t> group_of_layer;
   std::vector<size_t> used(groups_.size(), 0);  // bytes of a page that earlier layers of the group take
   for (const KvLayer& l : g.kv_layers) {
     const size_t group = std::ranges::find(groups_, l.window, &KvGroupInfo::window) - groups_.begin();
-    group_of_layer_.push_back(static_cast<int32_t>(group));
+    group_of_layer.push_back(static_cast<int32_t>(group));
     const size_t bytes = l.token_width() * m.block_size * byte_size(m.kv_dtype);
-    kv_views_.push_back({.base = kv_->data() + used[group],
-                         .block_stride = static_cast<int64_t>(page_bytes_),
-                         .v_offset = static_cast<int64_t>(l.latent ? 0 : bytes / 2),
-                         .block_size = m.block_size,
-                         .dtype = m.kv_dtype});
+    kv_views.push_back({.base = kv_->data() + used[group],
+                        .block_stride = static_cast<int64_t>(page_bytes_),
+                        .v_offset = static_cast<int64_t>(l.latent ? 0 : bytes / 2),
+                        .block_size = m.block_size,
+                        .dtype = m.kv_dtype});
     used[group] += align(bytes);
   }
 
-  token_ids_.resize(options_.max_num_tokens);
-  positions_.resize(options_.max_num_tokens);
-  row_seq_.resize(options_.max_num_tokens);
-  seq_start_.resize(options_.max_batch_size + 1);
-  context_len_.resize(options_.max_batch_size);
-  output_rows_.resize(options_.max_outputs);
-  tables_.resize(groups_.size());
-  for (const RopeSpec& r : g.ropes) {
-    rope_cos_.emplace_back(static_cast<size_t>(options_.max_num_tokens) * r.rotary_dim / 2);
-    rope_sin_.emplace_back(static_cast<size_t>(options_.max_num_tokens) * r.rotary_dim / 2);
+  PINION_TRY(step_, StepData::create(g, kv_views, group_of_layer, groups_.size(), m.block_size, options_, device_));
+  if (!device_.host_visible()) {
+    PINION_TRY(logits_, device_.allocate_pinned(static_cast<size_t>(options_.max_outputs) * g.vocab_size * 4));
+    PINION_OK(record_decode_steps());
   }
-  rope_cache_.resize(g.ropes.size());
-  for (size_t r = 0; r < g.ropes.size(); ++r) rope_tables_.push_back({rope_cos_[r].data(), rope_sin_[r].data()});
   return {};
 }
 
@@ -189,87 +186,19 @@ uint64_t EngineExecutor::rope_variant(int32_t prompt_length) const {
   return variant;
 }
 
-void EngineExecutor::bind(const Batch& batch) {
-  const Graph& g = engine_.graph();
-  const int32_t seqs = static_cast<int32_t>(batch.seqs.size());
-  check(seqs >= 1 && seqs <= options_.max_batch_size, "the batch has too many sequences");
-  int32_t rows = 0, outputs = 0, max_blocks = 1, max_seq_tokens = 1, max_context = 1;
-  for (const BatchSeq& s : batch.seqs) {
-    for (const auto& table : s.blocks) max_blocks = std::max(max_blocks, static_cast<int32_t>(table.size()));
-  }
-  for (size_t group = 0; group < groups_.size(); ++group)
-    tables_[group].assign(static_cast<size_t>(seqs) * max_blocks, -1);
-  for (int32_t i = 0; i < seqs; ++i) {
-    const BatchSeq& s = batch.seqs[i];
-    const int32_t n = static_cast<int32_t>(s.tokens.size());
-    check(n >= 1 && rows + n <= options_.max_num_tokens, "the batch has too many tokens");
-    check(s.outputs >= 0 && s.outputs <= n && outputs + s.outputs <= options_.max_outputs,
-          "the batch wants too many rows of logits");
-    check(s.blocks.size() == groups_.size(), "a sequence needs a block table per KV group");
-    seq_start_[i] = rows;
-    context_len_[i] = s.past + n;
-    max_seq_tokens = std::max(max_seq_tokens, n);
-    max_context = std::max(max_context, s.past + n);
-    for (size_t group = 0; group < groups_.size(); ++group) {
-      check(static_cast<int64_t>(s.blocks[group].size()) * block_size() >= s.past + n, "a block table is too short");
-      std::ranges::copy(s.blocks[group], tables_[group].begin() + static_cast<size_t>(i) * max_blocks);
-    }
-    for (int32_t k = 0; k < n; ++k) {
-      check(s.tokens[k] >= 0 && s.tokens[k] < vocab_size(), "a token is outside the vocabulary");
-      token_ids_[rows + k] = s.tokens[k];
-      row_seq_[rows + k] = i;
-      positions_[rows + k] = s.past + k;
-    }
-    for (int32_t k = n - s.outputs; k < n; ++k) output_rows_[outputs++] = rows + k;
-    for (size_t r = 0; r < g.ropes.size(); ++r) {
-      const uint64_t variant = pinion::rope_variant(g.ropes[r], s.rope_length);
-      CachedRope& cached = rope_cache_[r];
-      if (cached.variant != variant) cached = {variant, rope_frequencies(g.ropes[r], s.rope_length)};
-      const auto& f = cached.frequencies;
-      const size_t half = f.inverse.size();
-      for (int32_t k = 0; k < n; ++k) {
-        float* cos = rope_cos_[r].data() + (rows + k) * half;
-        float* sin = rope_sin_[r].data() + (rows + k) * half;
-        for (size_t j = 0; j < half; ++j) {
-          const float angle = static_cast<float>(s.past + k) * f.inverse[j];
-          cos[j] = std::cos(angle) * f.attention_factor;
-          sin[j] = std::sin(angle) * f.attention_factor;
-        }
-      }
-    }
-    rows += n;
-  }
-  seq_start_[seqs] = rows;
-  for (size_t l = 0; l < kv_views_.size(); ++l) {
-    kv_views_[l].block_table = tables_[group_of_layer_[l]].data();
-    kv_views_[l].max_blocks = max_blocks;
-  }
-  view_ = {.tokens = rows,
-           .seqs = seqs,
-           .outputs = outputs,
-           .max_seq_tokens = max_seq_tokens,
-           .max_context = max_context,
-           .token_ids = token_ids_.data(),
-           .positions = positions_.data(),
-           .row_seq = row_seq_.data(),
-           .seq_start = seq_start_.data(),
-           .context_len = context_len_.data(),
-           .output_rows = output_rows_.data(),
-           .rope = rope_tables_,
-           .kv = kv_views_};
+TensorView EngineExecutor::tensor(Value v) const {
+  const ValueSpec& spec = engine_.graph().spec(v);
+  const BatchView& view = step_->view();
+  return {slot_base_[engine_.arena().slot_of[v.id]],
+          spec.dtype,
+          {spec.rows == Rows::tokens ? view.tokens : view.outputs, spec.width}};
 }
 
-std::span<const float> EngineExecutor::forward(const Batch& batch) {
-  bind(batch);
+void EngineExecutor::launch_all() {
   const Graph& g = engine_.graph();
-  const Program& program = program_for(engine_.programs(), view_.tokens);
+  const BatchView& view = step_->view();
+  const Program& program = program_for(engine_.programs(), view.tokens);
   const auto& kernels = kernels_[&program - engine_.programs().data()];
-  auto tensor = [&](Value v) {
-    const ValueSpec& spec = g.spec(v);
-    return TensorView{slot_base_[engine_.arena().slot_of[v.id]],
-                      spec.dtype,
-                      {spec.rows == Rows::tokens ? view_.tokens : view_.outputs, spec.width}};
-  };
   std::array<TensorView, 4> in, out;
   for (size_t i = 0; i < g.nodes().size(); ++i) {
     const Node& n = g.nodes()[i];
@@ -281,22 +210,51 @@ std::span<const float> EngineExecutor::forward(const Batch& batch) {
                           {out.data(), n.out.size()},
                           node_weights_[i],
                           {workspace_->data(), memory_.workspace},
-                          &view_,
+                          &view,
                           program.steps[i].tuning},
                          *stream_);
     }
-    if (observer_) {
-      stream_->synchronize();
-      observer_(i, {out.data(), n.out.size()});
-    }
+    if (observer_) show(i, {out.data(), n.out.size()});
+  }
+}
+
+// The observer reads on the host.
+void EngineExecutor::show(size_t node, std::span<TensorView> outputs) {
+  stream_->synchronize();
+  if (device_.host_visible()) return observer_(node, outputs);
+  std::vector<std::vector<std::byte>> copies;
+  for (TensorView& v : outputs) {
+    auto& copy = copies.emplace_back(v.bytes());
+    stream_->copy_to_host(copy.data(), v.data, copy.size());
+    v.data = copy.data();
   }
   stream_->synchronize();
-  return {tensor(g.logits).as<float>(), static_cast<size_t>(view_.outputs) * g.vocab_size};
+  observer_(node, outputs);
+}
+
+std::span<const float> EngineExecutor::forward(const Batch& batch) {
+  StepSizes sizes = step_->sizes(batch);
+  const RecordedStep* recorded = recorded_step(batch);
+  if (recorded != nullptr) sizes = recorded->sizes;
+  step_->bind(batch, sizes);
+  step_->upload(*stream_);
+  recorded != nullptr ? recorded->recording->replay(*stream_) : launch_all();
+  int64_t outputs = 0;
+  for (const BatchSeq& s : batch.seqs) outputs += s.outputs;
+  const TensorView logits = tensor(engine_.graph().logits);
+  const size_t n = static_cast<size_t>(outputs) * engine_.graph().vocab_size;
+  const float* rows = logits.as<float>();
+  if (logits_) {
+    rows = reinterpret_cast<const float*>(logits_->data());
+    stream_->copy_to_host(logits_->data(), logits.data, n * sizeof(float));
+  }
+  stream_->synchronize();
+  return {rows, n};
 }
 
 void EngineExecutor::copy_block(int32_t from, int32_t to) {
   check(from >= 0 && to >= 0 && from < options_.num_blocks && to < options_.num_blocks, "a block is outside the pool");
-  std::memcpy(kv_->data() + to * page_bytes_, kv_->data() + from * page_bytes_, page_bytes_);
+  stream_->copy_on_device(kv_->data() + to * page_bytes_, kv_->data() + from * page_bytes_, page_bytes_);
 }
 
 }  // namespace pinion

@@ -8,6 +8,7 @@
 #include "backend/backend.h"
 #include "engine/engine.h"
 #include "runtime/executor.h"
+#include "runtime/step_data.h"
 
 namespace pinion {
 
@@ -49,7 +50,18 @@ class EngineExecutor : public Executor {
  private:
   EngineExecutor(const Engine& engine, const Backend& backend, Device& device);
   Status load(ExecutorOptions options);
-  void bind(const Batch& batch);
+  TensorView tensor(Value v) const;  // of the bound step
+  void launch_all();
+  void show(size_t node, std::span<TensorView> outputs);
+
+  // Decode steps (a token and an output per sequence) of some sizes, recorded at load: a step runs as the smallest that
+  // holds it, padded.
+  struct RecordedStep {
+    StepSizes sizes;
+    std::unique_ptr<Recording> recording;
+  };
+  Status record_decode_steps();
+  const RecordedStep* recorded_step(const Batch& batch) const;  // null: none
 
   const Engine& engine_;
   const Backend& backend_;
@@ -57,27 +69,16 @@ class EngineExecutor : public Executor {
   ExecutorOptions options_;
   MemoryPlan memory_;
   std::vector<KvGroupInfo> groups_;
-  std::vector<int32_t> group_of_layer_;
   std::unique_ptr<Stream> stream_;
   std::unique_ptr<Buffer> weights_, kv_, arena_, workspace_;
+  std::unique_ptr<Buffer> logits_;                     // the host's copy; null where it reads the device's memory
   std::vector<std::vector<const Kernel*>> kernels_;    // by program, by node
   std::vector<std::vector<WeightView>> node_weights_;  // by node
   std::vector<std::byte*> slot_base_;
   size_t page_bytes_ = 0;
   NodeObserver observer_;
-
-  // The batch as kernels see it; sized once for the limits.
-  std::vector<int32_t> token_ids_, positions_, row_seq_, seq_start_, context_len_, output_rows_;
-  std::vector<std::vector<int32_t>> tables_;             // by group: [seqs, max_blocks]
-  std::vector<std::vector<float>> rope_cos_, rope_sin_;  // by rope: [tokens, rotary_dim / 2]
-  struct CachedRope {
-    uint64_t variant = ~uint64_t{0};
-    RopeFrequencies frequencies;
-  };
-  std::vector<CachedRope> rope_cache_;
-  std::vector<RopeTable> rope_tables_;
-  std::vector<KvView> kv_views_;
-  BatchView view_;
+  std::unique_ptr<StepData> step_;
+  std::vector<RecordedStep> recorded_;  // by size
 };
 
 }  // namespace pinion

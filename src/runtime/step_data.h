@@ -1,0 +1,74 @@
+// What a step tells the device, in one block: token ids, positions, tables, rotations. The host fills a pinned block
+// and one copy brings it up; where the device computes in the host's memory the block is read in place. The layout
+// depends on the step's sizes alone, so that every step padded to the same sizes lies at the same addresses: recordings
+// rely on it.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "graph/graph.h"
+#include "runtime/executor.h"
+
+namespace pinion {
+
+// A step's rows, sequences and table widths. Rows past the batch's own are padding: one per sequence without a context.
+struct StepSizes {
+  int32_t tokens = 0, seqs = 0, outputs = 0;
+  int32_t max_blocks = 1;
+  int32_t max_context = 1;
+  bool operator==(const StepSizes&) const = default;
+};
+
+class StepData {
+ public:
+  // `views` are the layers' pages, without tables; `group_of_layer` says whose table a layer reads.
+  // Errors: exhausted.
+  static Result<std::unique_ptr<StepData>> create(const Graph& graph, std::span<const KvView> views,
+                                                  std::span<const int32_t> group_of_layer, size_t groups,
+                                                  int32_t block_size, const ExecutorOptions& limits, Device& device);
+
+  StepSizes sizes(const Batch& batch) const;  // without padding
+  // Lays the batch out; `sizes` are its own, or larger ones that it is padded to. Checks it against the limits.
+  void bind(const Batch& batch, const StepSizes& sizes);
+  void upload(Stream& stream);  // before the first launch that reads view()
+  const BatchView& view() const { return view_; }
+  static size_t bytes(const Graph& graph, size_t groups, const StepSizes& sizes);
+
+ private:
+  StepData(const Graph& graph, const ExecutorOptions& limits, int32_t block_size)
+      : graph_(graph), limits_(limits), block_size_(block_size) {}
+  void lay_out(const StepSizes& sizes);
+  void fill_sequence(const BatchSeq& seq, int32_t index, int32_t row, const StepSizes& sizes);
+  void fill_rope(size_t rope, int32_t rope_length, int32_t past, int32_t n, int32_t row);
+
+  // Cosines and sines by position of the variant that was seen first, as far as they were needed; another variant's
+  // (dynamic NTK: one for every prompt length) are computed for each step.
+  struct RopeRows {
+    bool known = false;
+    uint64_t variant = 0;
+    RopeFrequencies frequencies;
+    std::vector<float> rows;  // [positions][2][rotary_dim / 2]
+  };
+
+  const Graph& graph_;
+  ExecutorOptions limits_;
+  int32_t block_size_;
+  std::unique_ptr<Buffer> host_, device_;  // device_ null: host_ is read in place
+  size_t used_ = 0;
+  // Where the arrays of the current layout lie on the host.
+  int32_t *token_ids_ = nullptr, *positions_ = nullptr, *row_seq_ = nullptr, *seq_start_ = nullptr,
+          *context_len_ = nullptr, *output_rows_ = nullptr;
+  std::vector<int32_t*> tables_;
+  std::vector<const int32_t*> device_tables_;
+  std::vector<float*> cos_, sin_;
+  std::vector<RopeRows> rope_rows_;
+  std::vector<int32_t> group_of_layer_;
+  std::vector<RopeTable> rope_views_;
+  std::vector<KvView> kv_views_;
+  BatchView view_;
+};
+
+}  // namespace pinion
