@@ -93,6 +93,9 @@ Json cuda_json(bool compiled_in) {
   const std::string nvcc = find_program("nvcc");
   std::string note = compiled_in ? "" : "this build has no CUDA backend: models run on the CPU";
   if (!compiled_in && !devices.empty()) note += "; the GPUs found here stay unused";
+  if (const Backend* backend = find_backend("cuda"); backend != nullptr && backend->probe().empty()) {
+    if (auto device = backend->open({}); !device.ok()) note = device.error().message;
+  }
   const auto or_null = [](const std::string& s) { return s.empty() ? Json(nullptr) : Json(s); };
   return {{"backend", compiled_in},
           {"driver", or_null(driver)},

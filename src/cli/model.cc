@@ -15,7 +15,7 @@ namespace pinion::cli {
 namespace fs = std::filesystem;
 
 void add_build_options(CLI::App& app, BuildArgs& a) {
-  app.add_option("--target", a.target, "backend: cpu, or reference (scalar, slow)")->capture_default_str();
+  app.add_option("--target", a.target, "backend: cpu, cuda, or reference (scalar, slow)")->capture_default_str();
   app.add_option("--dtype", a.dtype, "dtype of the weights: auto, float32, float16, bfloat16")->capture_default_str();
   app.add_option("--kv_cache_dtype", a.kv_cache_dtype,
                  "dtype of the KV cache: auto (like the weights), float32, float16, bfloat16")
@@ -40,9 +40,10 @@ void add_limit_options(CLI::App& app, LimitArgs& a) {
   app.add_option("--max_num_tokens", a.max_num_tokens, "tokens in one step")->check(CLI::Range(1, 1 << 20));
   app.add_option("--max_seq_len", a.max_seq_len, "prompt and output together")->check(CLI::Range(1, 1 << 30));
   app.add_option("--kv_cache_free_memory_fraction,--kv_cache_free_gpu_memory_fraction", a.kv_cache_fraction,
-                 "most of the free memory that the KV cache may take")
-      ->check(CLI::Range(0.0001, 0.99))
-      ->capture_default_str();
+                 "most of the free memory that the KV cache may take; 0.25 of the host's or 0.9 of a GPU's otherwise")
+      ->check(CLI::Range(0.0001, 0.99));
+  app.add_option("--kv_cache_max_tokens", a.kv_cache_tokens, "most tokens that the KV cache may hold")
+      ->check(CLI::Range(1, 1 << 30));
 }
 
 void add_model_options(CLI::App& app, ModelArgs& a) {
@@ -92,10 +93,27 @@ Result<std::unique_ptr<Device>> open_device(const BuildArgs& a, const Backend*& 
   return backend->open({.threads = a.threads, .isa = a.isa});
 }
 
+namespace {
+
+// What `convert --tp_size` and `--pp_size` write says so in a section of its own in config.json.
+Status refuse_ranks(const fs::path& dir) {
+  auto config = read_json_file(dir / "config.json");
+  if (!config || !config->is_object()) return {};  // whoever needs it says what is wrong
+  const auto section = config->find("pinion");
+  if (section == config->end() || !section->is_object()) return {};
+  return fail(
+      Errc::unsupported,
+      section->contains("ranks") ? "the checkpoint is divided over ranks" : "this is one rank of a divided checkpoint",
+      dir.string(), "this version runs whole checkpoints: give the one that it was converted from");
+}
+
+}  // namespace
+
 Result<Checkpoint> open_checkpoint(const std::string& model, const std::string& load_format) {
   std::error_code code;
   if (load_format == "dummy" && fs::is_regular_file(model, code)) return Checkpoint::dummy(model);
   PINION_TRY(fs::path dir, resolve_model(model));
+  PINION_OK(refuse_ranks(dir));
   return load_format == "dummy" ? Checkpoint::dummy(dir) : Checkpoint::open(dir);
 }
 
@@ -126,20 +144,46 @@ Result<std::string> build_key(const Checkpoint& c, const BuildArgs& a, const Dev
 
 }  // namespace
 
+namespace {
+
+// What was settled when the engine was built and cannot be chosen again: refused, not ignored.
+Status check_engine_flags(const BuildArgs& a, const BuildOptions& wanted, const Manifest& m) {
+  const auto refuse = [](const std::string& what, const char* flag) {
+    return fail(Errc::invalid_argument, "the engine was built " + what, flag,
+                "leave the flag out, or build the checkpoint with it");
+  };
+  if (wanted.dtype && *wanted.dtype != m.dtype) return refuse(fmt::format("with {} weights", name(m.dtype)), "--dtype");
+  if (wanted.kv_dtype && *wanted.kv_dtype != m.kv_dtype)
+    return refuse(fmt::format("for a {} KV cache", name(m.kv_dtype)), "--kv_cache_dtype");
+  if (wanted.block_size != BuildArgs{}.tokens_per_block && wanted.block_size != m.block_size)
+    return refuse(fmt::format("with blocks of {} tokens", m.block_size), "--tokens_per_block");
+  if (a.rope_theta) return refuse("with its checkpoint's rotation", "--rope_theta");
+  if (a.rope_scaling_factor) return refuse("with its checkpoint's rotation", "--rope_scaling_factor");
+  if (!a.disabled_passes.empty() && a.disabled_passes != m.disabled_passes)
+    return refuse(m.disabled_passes.empty() ? "with every pass"
+                                            : fmt::format("without the passes {}", fmt::join(m.disabled_passes, ", ")),
+                  "--disable_pass");
+  if (a.load_format == "dummy") return refuse("with weights of its own", "--load_format");
+  return {};
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Engine>> open_engine(const ModelArgs& args, const Backend& backend, Device& device) {
   PINION_TRY(BuildOptions options, build_options(args.build));
   const fs::path engines = cache_dir() / "engines";
   if (Engine::is_engine_dir(args.model)) {
     PINION_TRY(Engine engine, Engine::open(args.model));
     const Manifest& m = engine.manifest();
+    PINION_OK(check_engine_flags(args.build, options, m));
     const bool other = m.target != backend.name() || m.kernel_set != kKernelSetVersion ||
-                       (args.build.deterministic && !m.deterministic);
+                       (args.build.deterministic && !m.deterministic) || !options.force_kernel.empty();
     if (!other) return std::make_unique<Engine>(std::move(engine));
     options.deterministic |= m.deterministic;
     PINION_TRY(std::string top, read_file(fs::path(args.model) / "engine.json"));
-    const fs::path to =
-        engines /
-        hash128(top + device.info().name + std::string(backend.name()) + (options.deterministic ? "d" : "")).hex();
+    const fs::path to = engines / hash128(fmt::format("{} {} {} {} {} {}", top, kKernelSetVersion, device.info().name,
+                                                      backend.name(), options.deterministic, options.force_kernel))
+                                      .hex();
     if (!Engine::is_engine_dir(to)) {
       spdlog::info("re-selecting kernels of {} for {}", args.model, device.info().name);
       PINION_OK([&]() -> Status {
@@ -175,7 +219,8 @@ size_t free_memory_bytes() {
   return size_t{4} << 30;
 }
 
-Result<ExecutorOptions> executor_options(const Engine& engine, const LimitArgs& limits, ExecutorOptions o) {
+Result<ExecutorOptions> executor_options(const Engine& engine, const Backend& backend, const Device& device,
+                                         const LimitArgs& limits, ExecutorOptions o) {
   if (limits.max_batch_size) o.max_batch_size = limits.max_batch_size;
   if (limits.max_num_tokens) o.max_num_tokens = limits.max_num_tokens;
   if (limits.max_seq_len) o.max_seq_len = limits.max_seq_len;
@@ -191,10 +236,22 @@ Result<ExecutorOptions> executor_options(const Engine& engine, const LimitArgs& 
     const auto groups = kv_groups(engine.graph(), m.kv_dtype, m.block_size);
     size_t page = 1;
     for (const KvGroupInfo& g : groups) page = std::max(page, g.block_bytes);
-    const int64_t want = blocks_needed(groups, m.block_size, o.max_batch_size, o.max_seq_len);
-    const size_t free = free_memory_bytes();
-    const size_t room = static_cast<size_t>(
-        limits.kv_cache_fraction * static_cast<double>(free > engine.data_bytes() ? free - engine.data_bytes() : 0));
+    int64_t want = blocks_needed(groups, m.block_size, o.max_batch_size, o.max_seq_len);
+    if (limits.kv_cache_tokens) {
+      want = std::min(want, blocks_needed(groups, m.block_size, 1, limits.kv_cache_tokens));
+    }
+    // Of the host's memory the weights come first; on a device everything that a load takes.
+    size_t free = free_memory_bytes(), taken = engine.data_bytes();
+    double fraction = kHostKvFraction;
+    if (!device.host_visible()) {
+      ExecutorOptions without_cache = o;
+      without_cache.num_blocks = 1;
+      free = device.free_bytes();
+      taken = plan_load(engine, backend, device.info(), without_cache).total();
+      fraction = kDeviceKvFraction;
+    }
+    if (limits.kv_cache_fraction > 0) fraction = limits.kv_cache_fraction;
+    const auto room = static_cast<size_t>(fraction * static_cast<double>(free > taken ? free - taken : 0));
     const int64_t least = blocks_needed(groups, m.block_size, 1, std::min<int64_t>(o.max_seq_len, m.block_size));
     o.num_blocks = static_cast<int32_t>(std::min<int64_t>(want, room / page));
     if (o.num_blocks < least) {
@@ -217,7 +274,7 @@ Result<OpenModel> open_model(const ModelArgs& args, ExecutorOptions defaults) {
   OpenModel m;
   PINION_TRY(m.device, open_device(args.build, m.backend));
   PINION_TRY(m.engine, open_engine(args, *m.backend, *m.device));
-  PINION_TRY(ExecutorOptions options, executor_options(*m.engine, args.limits, defaults));
+  PINION_TRY(ExecutorOptions options, executor_options(*m.engine, *m.backend, *m.device, args.limits, defaults));
   PINION_TRY(m.executor, EngineExecutor::create(*m.engine, *m.backend, *m.device, options));
   if (const fs::path dir = tokenizer_dir(args, m.engine.get()); !dir.empty()) {
     PINION_TRY(Tokenizer tokenizer, Tokenizer::load(dir));

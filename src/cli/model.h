@@ -29,9 +29,13 @@ struct BuildArgs {
   std::optional<double> rope_theta, rope_scaling_factor;
 };
 
+// The host's memory is shared with everything else that runs there, a GPU's is not.
+inline constexpr double kHostKvFraction = 0.25, kDeviceKvFraction = 0.9;
+
 struct LimitArgs {
   int32_t max_batch_size = 0, max_num_tokens = 0, max_seq_len = 0;  // 0: the verb's default
-  double kv_cache_fraction = 0.25;                                  // of the free memory, at most
+  double kv_cache_fraction = 0;  // of the free memory, at most; 0: kHostKvFraction, or kDeviceKvFraction on a GPU
+  int32_t kv_cache_tokens = 0;   // tokens that the KV cache holds at most; 0: no limit of its own
 };
 
 struct ModelArgs {
@@ -65,7 +69,8 @@ Result<std::unique_ptr<Engine>> open_engine(const ModelArgs& args, const Backend
 Result<OpenModel> open_model(const ModelArgs& args, ExecutorOptions defaults);
 // Limits in force and the KV pool's blocks for them: the pool holds batch × length, at most the given part of free
 // memory.
-Result<ExecutorOptions> executor_options(const Engine& engine, const LimitArgs& limits, ExecutorOptions defaults);
+Result<ExecutorOptions> executor_options(const Engine& engine, const Backend& backend, const Device& device,
+                                         const LimitArgs& limits, ExecutorOptions defaults);
 // The directory whose tokenizer files serve the model. Empty: none.
 std::filesystem::path tokenizer_dir(const ModelArgs& args, const Engine* engine);
 

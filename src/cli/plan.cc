@@ -161,16 +161,17 @@ Result<Need> need_on_cpu(const Args& a) {
   std::error_code code;
   const bool dummy = a.model.build.load_format == "dummy" || std::filesystem::is_regular_file(a.model.model, code);
   const double free = static_cast<double>(free_memory_bytes());
+  const double given = a.model.limits.kv_cache_fraction, kv_fraction = given > 0 ? given : kHostKvFraction;
   if (dummy) {  // not worth building full-size weights for: all but the workspace is known without
     PINION_TRY(Checkpoint checkpoint, open_checkpoint(a.model.model, "dummy"));
     PINION_TRY(n, need_of_graph(checkpoint, a, 1));
-    n.kv_room = a.model.limits.kv_cache_fraction * std::max(0.0, free - n.weights);
+    n.kv_room = kv_fraction * std::max(0.0, free - n.weights);
     n.kv = std::min(static_cast<double>(n.max_batch_size) * n.kv_per_sequence, n.kv_room);
     n.overhead = static_cast<double>(resident_bytes());
   } else {
     PINION_TRY(auto engine, open_engine(a.model, *backend, *device));
-    PINION_TRY(const ExecutorOptions o,
-               executor_options(*engine, a.model.limits, {.max_batch_size = 64, .max_num_tokens = 2048}));
+    PINION_TRY(const ExecutorOptions o, executor_options(*engine, *backend, *device, a.model.limits,
+                                                         {.max_batch_size = 64, .max_num_tokens = 2048}));
     const MemoryPlan plan = plan_load(*engine, *backend, info, o);
     const Manifest& m = engine->manifest();
     const auto groups = kv_groups(engine->graph(), m.kv_dtype, m.block_size);
@@ -185,7 +186,7 @@ Result<Need> need_on_cpu(const Args& a) {
     n.kv_dtype = m.kv_dtype;
     n.kv_per_sequence = static_cast<double>(blocks_needed(groups, m.block_size, 1, o.max_seq_len)) * page_bytes(groups);
     n.kv_read = kv_read_bytes(engine->graph().kv_layers, m.kv_dtype, o.max_seq_len, 1);
-    n.kv_room = a.model.limits.kv_cache_fraction * std::max(0.0, free - n.weights);
+    n.kv_room = kv_fraction * std::max(0.0, free - n.weights);
     std::vector<bool> read(engine->weights().size());
     for (size_t i = 0; i < engine->graph().nodes().size(); ++i) {
       if (std::holds_alternative<Embed>(engine->graph().nodes()[i].op)) continue;
