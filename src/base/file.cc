@@ -9,25 +9,41 @@
 #include <cstring>
 #include <utility>
 
+#include "base/shrunk_maps.h"
+
 namespace pinion {
 namespace fs = std::filesystem;
 namespace {
 
 Error os_error(std::string_view what, const fs::path& path) {
   const int code = errno;
-  std::string_view remedy = code == ENOSPC    ? "free some space on that disk or choose another directory"
-                            : code == EACCES  ? "check the permissions"
-                            : code == ENOENT  ? "check the path"
+  std::string_view remedy = code == ENOSPC   ? "free some space on that disk or choose another directory"
+                            : code == EDQUOT ? "the quota is used up: free some space or choose another directory"
+                            : code == EFBIG  ? "raise the limit on file sizes (ulimit -f) or choose another file system"
+                            : code == EACCES ? "check the permissions"
+                            : code == ENOENT ? "check the path"
                             : code == ENOTDIR ? "a part of the path is not a directory"
                                               : "";
   return fail(code == ENOENT || code == ENOTDIR ? Errc::not_found : Errc::io,
               std::string(what) + ": " + std::strerror(code), path.string(), remedy);
 }
 
+// Reads a byte of every page: where a mapped file has shrunk, zeros take its place (shrunk_maps.h).
+void touch(std::span<const std::byte> bytes) {
+  for (size_t i = 0; i < bytes.size(); i += 4096) static_cast<void>(*static_cast<const volatile std::byte*>(&bytes[i]));
+  static_cast<void>(*static_cast<const volatile std::byte*>(&bytes.back()));
+}
+
 Status write_all(int fd, std::span<const std::byte> bytes, uint64_t offset, const fs::path& path) {
+  bool touched = false;
   while (!bytes.empty()) {
     const ssize_t n = ::pwrite(fd, bytes.data(), std::min<size_t>(bytes.size(), size_t{1} << 30), offset);
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EFAULT && !touched) {  // the kernel reads no shrunk map, and raises no signal either
+      touch(bytes);
+      touched = true;
+      continue;
+    }
     if (n < 0) return os_error("cannot write", path);
     bytes = bytes.subspan(n);
     offset += n;
@@ -51,6 +67,14 @@ Status sync_directory(const fs::path& directory) {
   return {};
 }
 
+// What is to be kept may hold zeros where a file that was read had bytes a moment before.
+Status check_sources() {
+  const std::string shrunk = shrunk_file();
+  if (shrunk.empty()) return {};
+  return fail(Errc::corrupt, "the file shrank while it was read", shrunk,
+              "fetch it again, and start again when nothing writes to it");
+}
+
 }  // namespace
 
 Result<std::string> read_file(const fs::path& path, size_t max_bytes) {
@@ -59,7 +83,7 @@ Result<std::string> read_file(const fs::path& path, size_t max_bytes) {
   struct stat info {};
   if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
     ::close(fd);
-    return fail(Errc::corrupt, "not a regular file", path.string());
+    return fail(Errc::corrupt, "not a regular file", path.string(), "give the file itself");
   }
   if (static_cast<uint64_t>(info.st_size) > max_bytes) {
     ::close(fd);
@@ -91,7 +115,7 @@ Result<MappedFile> MappedFile::open(const fs::path& path) {
   struct stat info {};
   if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
     ::close(fd);
-    return fail(Errc::corrupt, "not a regular file", path.string());
+    return fail(Errc::corrupt, "not a regular file", path.string(), "give the file itself");
   }
   MappedFile file;
   file.path_ = path;
@@ -104,6 +128,7 @@ Result<MappedFile> MappedFile::open(const fs::path& path) {
       return error;
     }
     file.data_ = static_cast<const std::byte*>(data);
+    watch_map(file.data_, file.size_, path.string());
   }
   ::close(fd);
   return file;
@@ -120,7 +145,9 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 MappedFile::~MappedFile() {
-  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (!data_) return;
+  unwatch_map(data_);
+  ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 Result<AtomicFile> AtomicFile::create(const fs::path& target) {
@@ -162,6 +189,7 @@ Status AtomicFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
 }
 
 Status AtomicFile::commit() {
+  PINION_OK(check_sources());
   if (::fsync(fd_) != 0) return os_error("cannot sync", target_);
   if (::close(std::exchange(fd_, -1)) != 0) return os_error("cannot close", target_);
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) return os_error("cannot rename into place", target_);
@@ -199,6 +227,7 @@ AtomicDir::~AtomicDir() {
 }
 
 Status AtomicDir::commit() {
+  PINION_OK(check_sources());
   std::error_code code;
   fs::path old;
   if (fs::exists(target_, code)) {  // a rename cannot replace a filled directory: move the old one aside first

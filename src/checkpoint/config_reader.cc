@@ -63,7 +63,8 @@ const Json* ConfigReader::find(std::string_view key) const {
 }
 
 Error ConfigReader::error(std::string_view key, std::string_view what, std::string_view remedy) const {
-  return fail(Errc::invalid_argument, fmt::format("{}{} {}", section_, key, what), where_, remedy);
+  return fail(Errc::invalid_argument, fmt::format("{}{} {}", section_, key, what), where_,
+              remedy.empty() ? "correct it in that file" : remedy);
 }
 
 Result<std::optional<int64_t>> ConfigReader::find_int(std::string_view key, IntRange range) const {

@@ -1,6 +1,8 @@
 #include "engine/engine.h"
 
 #include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstring>
@@ -54,6 +56,28 @@ Result<Sections> read_sections(std::span<const std::byte> file, const std::strin
   return sections;
 }
 
+// A tokenizer file that came along: whole, as the build wrote it.
+Status check_companion(const fs::path& dir, const std::string& name, const Json& entry) {
+  if (fs::path(name).filename() != name)
+    return fail(Errc::corrupt, "a file name with a directory: " + name, (dir / "engine.json").string(), kRemedy);
+  const std::string where = (dir / name).string();
+  auto text = read_file(dir / name);
+  if (!text && text.error().code == Errc::not_found)
+    return fail(Errc::not_found, "a file of the engine is missing", where, kRemedy);
+  if (!text) return std::move(text).error();
+  if (text->size() != entry.at("size").get<uint64_t>() || hash128(*text) != hash_from_hex(entry.at("hash")))
+    return fail(Errc::corrupt, "the file has changed since the engine was built", where, kRemedy);
+  return {};
+}
+
+// A map's pages count as resident memory once they were read: gives back those that lie whole in `bytes`.
+void drop_pages(std::span<const std::byte> bytes) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto first = (reinterpret_cast<uintptr_t>(bytes.data()) + page - 1) / page * page,
+             last = reinterpret_cast<uintptr_t>(bytes.data() + bytes.size()) / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 }  // namespace
 
 size_t ArenaPlan::bytes(int64_t tokens, int64_t outputs) const {
@@ -72,13 +96,17 @@ Result<Engine> Engine::open(const fs::path& dir) {
   Engine e;
   e.dir_ = dir;
   const std::string where = (dir / kFile).string();
+  std::string reading = (dir / "engine.json").string();
   try {
     if (const int format = top.at("format"); format != kEngineFormat) {
       return fail(Errc::unsupported,
-                  fmt::format("the engine has format {}, this Pinion reads {}", format, kEngineFormat), dir.string(),
+                  fmt::format("the engine has format {}, this Pinion reads {}", format, kEngineFormat), reading,
                   kRemedy);
     }
     e.c_.manifest = manifest_from_json(top.at("manifest"));
+    for (const auto& [name, file] : top.at("files").items()) {
+      if (name != kFile) PINION_OK(check_companion(dir, name, file));
+    }
     PINION_TRY(e.file_, MappedFile::open(dir / kFile));
     const auto bytes = e.file_.bytes();
     if (bytes.size() != top.at("files").at(kFile).at("size").get<uint64_t>()) {
@@ -91,6 +119,7 @@ Result<Engine> Engine::open(const fs::path& dir) {
         hash128(bytes.first(kEngineHeader)) != hash_from_hex(top.at("files").at(kFile).at("header"))) {
       return fail(Errc::corrupt, "the header is damaged (checksum differs)", where, kRemedy);
     }
+    reading = where;
     PINION_TRY(Sections sections, read_sections(bytes, where));
     PINION_TRY(Json graph, sections.json("graph"));
     PINION_TRY(e.c_.graph, graph_from_json(graph, where + ": graph"));
@@ -104,7 +133,9 @@ Result<Engine> Engine::open(const fs::path& dir) {
         return fail(Errc::corrupt, "an end-of-text token is outside the vocabulary", dir.string(), kRemedy);
     }
   } catch (const std::exception& error) {
-    return fail(Errc::corrupt, std::string("malformed engine: ") + error.what(), dir.string(), kRemedy);
+    std::string_view what = error.what();  // "[json.exception.type_error.302] type must be number, but is null"
+    if (what.starts_with("[json.exception")) what.remove_prefix(std::min(what.find("] "), what.size() - 2) + 2);
+    return fail(Errc::corrupt, fmt::format("malformed engine: {}", what), reading, kRemedy);
   }
   return e;
 }
@@ -116,6 +147,7 @@ Status Engine::read_weights(std::byte* to) const {
   pool.run((data_.size() + kPiece - 1) / kPiece, [&](int64_t i) {
     const uint64_t begin = i * kPiece, n = std::min<uint64_t>(kPiece, data_.size() - begin);
     std::memcpy(to + begin, data_.data() + begin, n);
+    drop_pages(data_.subspan(begin, n));
   });
   std::atomic<int64_t> damaged{-1};
   pool.run(std::ssize(c_.weights), [&](int64_t i) {
