@@ -16,6 +16,7 @@ std::string why_not_floats(const Call& call);
 std::span<const Kernel> row_kernels();        // embed, add, gated_act, select_rows
 std::span<const Kernel> norm_kernels();       // rms_norm, add_rms_norm
 std::span<const Kernel> rope_kernels();       // rope, rope_kv_write
+std::span<const Kernel> linear_kernels();     // linear: by number of rows, then any GPU, then any shape
 std::span<const Kernel> attention_kernels();  // attention: reading the cache once; any GPU, every feature
 std::span<const Kernel> reference_kernels();  // linear, attention: any shape, slow
 

@@ -17,6 +17,11 @@ __device__ inline uint32_t cluster_size() {
   return n;
 }
 
+// Without an order of memory accesses: for barriers that their initialising thread has fenced, and before an exit. (A
+// release costs a wait for all of the thread's earlier accesses to be seen by the whole GPU.)
+__device__ inline void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 __device__ inline void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 }
@@ -44,15 +49,9 @@ __device__ inline float4 load_peer(uint32_t peer) {
   return v;
 }
 
-// Stores two floats into another block's shared memory; its barrier counts the eight bytes.
-__device__ inline void store_peer_async(uint32_t peer, float a, float b, uint32_t peer_barrier) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(peer), "f"(a),
-               "f"(b), "r"(peer_barrier)
-               : "memory");
-}
-
+// Arrives at another block's barrier once this thread's reads are done; orders nothing else across the cluster.
 __device__ inline void barrier_arrive_peer(uint32_t peer_barrier) {
-  asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(peer_barrier) : "memory");
+  asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(peer_barrier) : "memory");
 }
 
 }  // namespace pinion::cuda::ptx
