@@ -34,9 +34,12 @@ void activate_device(int ordinal) {
 CudaStream::CudaStream(const DeviceProperties& device) : device_(device) {
   activate();
   cuda_check(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  cuda_check(cudaMalloc(&tickets_, kTickets * sizeof(unsigned)), "cudaMalloc of a stream's tickets");
+  cuda_check(cudaMemsetAsync(tickets_, 0, kTickets * sizeof(unsigned), handle_), "cudaMemsetAsync of tickets");
 }
 
 CudaStream::~CudaStream() {
+  (void)cudaFree(tickets_);
   (void)cudaStreamDestroy(handle_);
 }
 

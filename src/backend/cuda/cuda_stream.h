@@ -35,12 +35,17 @@ class CudaStream final : public Stream {
   std::unique_ptr<Recording> end_recording() override;
 
   cudaStream_t handle() const { return handle_; }
+  // Device memory, kTickets numbers that are zero whenever no kernel of the stream runs: blocks of a kernel count there
+  // who finishes last, and the last one leaves zeros.
+  static constexpr unsigned kTickets = 1024;
+  unsigned* tickets() const { return tickets_; }
   const DeviceProperties& device() const { return device_; }
   void activate() const { activate_device(device_.ordinal); }
 
  private:
   DeviceProperties device_;
   cudaStream_t handle_ = nullptr;
+  unsigned* tickets_ = nullptr;
 };
 
 inline CudaStream& cuda_stream(Stream& stream) {

@@ -22,10 +22,11 @@ constexpr size_t kMostWorkspace = size_t{64} << 20;  // beyond it a block walks 
 
 struct PortableParams {
   AttentionTask task;
-  int32_t block_shift = -1;  // block_size = 1 << block_shift; -1: not a power of two
-  int32_t slot_rows = 0;     // rows of a partial result
-  int32_t max_slots = 0;     // partial results that fit the workspace
-  int2* plan = nullptr;      // [seqs]: first slot (-1: not split), chunks
+  int32_t block_shift = -1;    // block_size = 1 << block_shift; -1: not a power of two
+  bool skip_few_rows = false;  // those sequences are another kernel's
+  int32_t slot_rows = 0;       // rows of a partial result
+  int32_t max_slots = 0;       // partial results that fit the workspace
+  int2* plan = nullptr;        // [seqs]: first slot (-1: not split), chunks
   float* partials = nullptr;
 };
 
@@ -47,9 +48,11 @@ struct Rows {  // of one sequence
   int rows = 0, tiles = 0, first_chunk = 0, chunks = 1;  // chunks > 1: may be divided among blocks
 };
 
-__device__ Rows rows_of(const AttentionTask& task, int s) {
+__device__ Rows rows_of(const PortableParams& p, int s) {
+  const AttentionTask& task = p.task;
   Rows r;
   r.first = task.seq_start[s], r.tokens = task.seq_start[s + 1] - r.first;
+  if (p.skip_few_rows && few_rows(r.tokens, task.group)) return r;
   const int context = task.context_len[s];
   r.past = context - r.tokens;
   r.rows = r.tokens * task.group;
@@ -72,7 +75,7 @@ __device__ void plan_items(const PortableParams& p, int* items, int* slots) {
   for (bool split = p.max_slots > 0;; split = false) {
     int2 mine{0, 0};
     for (int s = begin; s < end; ++s) {
-      const Rows r = rows_of(task, s);
+      const Rows r = rows_of(p, s);
       const int chunks = split ? r.chunks : 1;
       items[s] = mine.x, slots[s] = mine.y;
       mine.x += r.tiles * task.kv_heads * chunks;
@@ -118,7 +121,7 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 1 : 2)
       const int middle = (s + last) / 2;
       (items[middle] <= item ? s : last) = middle;
     }
-    const Rows seq = rows_of(task, s);
+    const Rows seq = rows_of(p, s);
     const bool split = slots[s + 1] > slots[s];
     const int chunks = split ? seq.chunks : 1, index = item - items[s];
     const int chunk = index % chunks, head = index / chunks % task.kv_heads;
@@ -401,12 +404,10 @@ size_t workspace(const Call& call, const Tuning&, const DeviceInfo&) {
   return plan_bytes(call.seqs) + static_cast<size_t>(std::min(bytes, static_cast<double>(kMostWorkspace)));
 }
 
-void launch_portable(const LaunchArgs& args, Stream& stream) {
+void launch_rows(const LaunchArgs& args, bool skip_few_rows, Stream& stream) {
   const auto& op = std::get<Attention>(*args.op);
   const BatchView& batch = *args.batch;
-  if (batch.tokens == 0) return;
-  if (args.in.size() == 3) write_kv(args, stream);
-  PortableParams p{.task = attention_task(args)};
+  PortableParams p{.task = attention_task(args), .skip_few_rows = skip_few_rows};
   const DType type = batch.kv[op.layer].dtype;
   if (std::has_single_bit(static_cast<uint32_t>(p.task.block_size))) {
     p.block_shift = std::countr_zero(static_cast<uint32_t>(p.task.block_size));
@@ -433,6 +434,12 @@ void launch_portable(const LaunchArgs& args, Stream& stream) {
   }
 }
 
+void launch_portable(const LaunchArgs& args, Stream& stream) {
+  if (args.batch->tokens == 0) return;
+  if (args.in.size() == 3) write_kv(args, stream);
+  launch_rows(args, false, stream);
+}
+
 constexpr Kernel kPortable{.name = "cuda.attention.portable",
                            .op = OpKind::attention,
                            .batch_invariant = true,
@@ -443,6 +450,10 @@ constexpr Kernel kPortable{.name = "cuda.attention.portable",
                            .launch = launch_portable};
 
 }  // namespace
+
+void launch_portable_prefill(const LaunchArgs& args, Stream& stream) {
+  launch_rows(args, true, stream);
+}
 
 const Kernel& portable_attention() {
   return kPortable;

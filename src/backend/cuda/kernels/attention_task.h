@@ -62,6 +62,12 @@ inline AttentionTask attention_task(const LaunchArgs& args) {
 
 #ifdef __CUDACC__
 
+// Whether a sequence's rows of this step are few enough that reading its cache takes longest: they then share tiles of
+// 16 rows per KV head. The kernels that divide a batch between them agree on this.
+__device__ inline bool few_rows(int tokens, int group) {
+  return tokens == 1 || tokens * group <= 32;
+}
+
 __device__ inline float exp2_fast(float x) {  // 2 ulp; 0 for -inf
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -48,6 +48,16 @@ __device__ inline void tensor_copy_multicast(uint32_t shared, const CUtensorMap*
       : "memory");
 }
 
+// A box of a three-dimensional tensor at element (x, y, z).
+__device__ inline void tensor_copy_3d(uint32_t shared, const CUtensorMap* map, int32_t x, int32_t y, int32_t z,
+                                      uint32_t barrier, CacheHint hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, "
+      "%3, %4}], [%5], %6;" ::"r"(shared),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier), "l"(static_cast<uint64_t>(hint))
+      : "memory");
+}
+
 __device__ inline void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
