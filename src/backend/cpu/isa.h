@@ -141,11 +141,15 @@ constexpr LinearTile linear_tile(int64_t rows, int64_t k) {
 constexpr int64_t gemm_scratch(const LinearTile& tile) {
   return kMaxTileRows * kSumBlock + tile.m_block * tile.panel;
 }
+constexpr int64_t attention_width(int64_t head_dim) {  // of a row of weighted values
+  return (head_dim + kMaxTileRows - 1) / kMaxTileRows * kMaxTileRows;
+}
 constexpr int64_t attention_partial(int64_t rows, int64_t head_dim) {
-  return rows * (2 + head_dim);
+  return rows * (2 + attention_width(head_dim));
 }
 constexpr int64_t attention_scratch(int64_t rows, int64_t head_dim) {
-  return rows * (head_dim + kAttentionTile) + 2 * attention_partial(rows, head_dim);
+  return kMaxTileRows * head_dim + kAttentionTile * attention_width(head_dim) +
+         rows * (kAttentionTile + 2 * head_dim + 1) + 2 * attention_partial(rows, head_dim);
 }
 
 std::span<const IsaKernels* const> available_isas();  // of this machine, the best first

@@ -10,7 +10,6 @@ namespace avx512 {
 // clang-format off
 #include "backend/cpu/generic/loops.h"
 #include "backend/cpu/generic/vec_avx512.h"
-#include "backend/cpu/generic/dot.h"
 #include "backend/cpu/generic/tile.h"
 #include "backend/cpu/generic/math.h"
 #include "backend/cpu/generic/linear.h"

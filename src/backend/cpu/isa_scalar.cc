@@ -13,7 +13,6 @@ namespace scalar {
 // clang-format off
 #include "backend/cpu/generic/loops.h"
 #include "backend/cpu/generic/vec_scalar.h"
-#include "backend/cpu/generic/dot.h"
 #include "backend/cpu/generic/tile.h"
 #include "backend/cpu/generic/math.h"
 #include "backend/cpu/generic/linear.h"

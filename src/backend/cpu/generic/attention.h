@@ -1,25 +1,43 @@
 // Attention over the paged cache, flash style: scores of a tile of 64 keys for all query rows of a block, a running
 // softmax, and the weighted sum of V. A block's rows are (token, head of the group), so that the heads of one KV head
-// share its loads. Tiles and splits lie at fixed positions and a key that a row may not see weighs exactly zero, so
-// that a row's result depends neither on the rows beside it nor on how the work was divided.
+// share its loads; keys and values of a tile are turned to f32 columns once for all of them (tile.h). Tiles and splits
+// lie at fixed positions and a key that a row may not see weighs exactly zero, so that a row's result depends neither
+// on the rows beside it nor on how the work was divided.
 
-// A softmax under way: m the largest score, l the sum of weights, acc the weighted sum of V.
+constexpr float kNone = -__builtin_inff();
+constexpr float kLeast = -3e38f;  // the maximum of no scores: finite, so that differences from it are numbers
+
+// A softmax under way: m the largest score, l the sum of weights, acc the weighted sum of V [rows][ld].
 struct Partial {
   float *m, *l, *acc;
-  Partial(float* memory, int64_t rows) : m(memory), l(memory + rows), acc(memory + 2 * rows) {}
+  int64_t ld;
+  Partial(float* memory, int64_t rows, int64_t d)
+      : m(memory), l(memory + rows), acc(memory + 2 * rows), ld(attention_width(d)) {}
 };
-constexpr float kNone = -__builtin_inff();
 
-inline void clear(const Partial& p, int64_t rows, int64_t d) {
-  for (int64_t r = 0; r < rows; ++r) p.m[r] = kNone, p.l[r] = 0;
-  for (int64_t i = 0; i < rows * d; ++i) p.acc[i] = 0;
+inline void clear(const Partial& p, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r) p.m[r] = kLeast, p.l[r] = 0;
+  for (int64_t i = 0; i < rows * p.ld; ++i) p.acc[i] = 0;
 }
 
-inline void scale_row(float* row, float by, int64_t d) {
-  int64_t i = 0;
-  for (; i + kW <= d; i += kW) F32::store(row + i, mul(F32::load(row + i), set1(by)));
-  for (; i < d; ++i) row[i] *= by;
-}
+constexpr int kFewQueries = least(8, kTile);  // rows for which values are not worth a conversion of their own
+
+// What one thread works in.
+struct AttentionScratch {
+  float *keys, *values;          // [d][kTileRows] of one group of keys; [width / kTileRows][tile][kTileRows]
+  float *scores, *q, *packed_q;  // [rows][tile]; [rows][d]; tile after tile [d][rows of the tile]
+  float* by;                     // [rows]: by what the maximum's change scales a row
+  float *total, *next;
+  AttentionScratch(float* memory, int64_t rows, int64_t d)
+      : keys(memory),
+        values(keys + d * kMaxTileRows),
+        scores(values + kAttentionTile * attention_width(d)),
+        q(scores + rows * kAttentionTile),
+        packed_q(q + rows * d),
+        by(packed_q + rows * d),
+        total(by + rows),
+        next(total + attention_partial(rows, d)) {}
+};
 
 inline float exp_scalar(float x) {
   float out[kW];
@@ -33,62 +51,107 @@ inline const char* key_block(const KvView& kv, int64_t seq, int64_t j) {
   return block < 0 ? nullptr : reinterpret_cast<const char*>(kv.base) + block * kv.block_stride;
 }
 
-// acc[r][c … c + C * W) += weight[r][j] * v[j], for T rows and n keys that lie d apart.
-template <class E, int T, int C>
-inline __attribute__((always_inline)) void weigh(const typename E::T* v, int64_t n, int64_t d, const float* weight,
-                                                 float* acc) {
-  V s[T][C];
-  PINION_UNROLL for (int t = 0; t < T; ++t) {
-    PINION_UNROLL for (int c = 0; c < C; ++c) s[t][c] = F32::load(acc + t * d + c * kW);
-  }
-  for (int64_t j = 0; j < n; ++j) {
-    V row[C];
-    PINION_UNROLL for (int c = 0; c < C; ++c) row[c] = E::load(v + j * d + c * kW);
-    PINION_UNROLL for (int t = 0; t < T; ++t) {
-      const V p = set1(weight[t * kAttentionTile + j]);
-      PINION_UNROLL for (int c = 0; c < C; ++c) s[t][c] = fma(p, row[c], s[t][c]);
+// The keys [from, to) of the tile at `base`: null elsewhere, and where a block was freed.
+template <class T>
+struct KeyTile {
+  const T* k[kAttentionTile];
+  int64_t v_offset;      // from a key to its value, in bytes
+  bool strided = false;  // all there, head_dim apart
+  const T* value(int64_t i) const { return reinterpret_cast<const T*>(reinterpret_cast<const char*>(k[i]) + v_offset); }
+
+  void list(const KvView& kv, const AttentionBlock& b, int64_t d, int64_t base, int64_t from, int64_t to) {
+    v_offset = kv.v_offset;
+    strided = from == base && to == base + kAttentionTile && base % kv.block_size + kAttentionTile <= kv.block_size;
+    if (!strided) {
+      for (int64_t i = 0; i < kAttentionTile; ++i) k[i] = nullptr;
+    }
+    for (int64_t j = from, n = 0; j < to; j += n) {
+      const int64_t slot = j % kv.block_size;
+      n = least(kv.block_size - slot, to - j);
+      const char* block = key_block(kv, b.seq, j);
+      const T* first = reinterpret_cast<const T*>(block) + (b.kv_head * kv.block_size + slot) * d;
+      if (block == nullptr) strided = false;
+      for (int64_t i = 0; i < n; ++i) k[j - base + i] = block == nullptr ? nullptr : first + i * d;
     }
   }
-  PINION_UNROLL for (int t = 0; t < T; ++t) {
-    PINION_UNROLL for (int c = 0; c < C; ++c) F32::store(acc + t * d + c * kW, s[t][c]);
-  }
-}
+};
 
+// Keys first … first + kTileRows of a tile as columns; false when there is none. What stands for an absent key is
+// masked later.
 template <class E>
-inline void weigh_tail(const typename E::T* v, int64_t n, int64_t d, int lanes, int tokens, const float* weight,
-                       float* acc) {
-  for (int t = 0; t < tokens; ++t) {
-    V s = F32::load_partial(acc + t * d, lanes);
-    for (int64_t j = 0; j < n; ++j) {
-      s = fma(set1(weight[t * kAttentionTile + j]), E::load_partial(v + j * d, lanes), s);
-    }
-    F32::store_partial(acc + t * d, s, lanes);
+inline bool convert_keys(const KeyTile<typename E::T>& tile, int64_t first, int64_t d, float* out) {
+  using T = typename E::T;
+  if (tile.strided) {
+    convert<E>(StridedRows<T>(tile.k[first], d), d, out);
+    convert<E>(StridedRows<T>(tile.k[first + kW], d), d, out + kW);
+    return true;
+  }
+  const T* rows[kTileRows];
+  const T* some = nullptr;
+  for (int64_t i = 0; i < kTileRows; ++i) some = tile.k[first + i] != nullptr ? tile.k[first + i] : some;
+  if (some == nullptr) return false;
+  for (int64_t i = 0; i < kTileRows; ++i) rows[i] = tile.k[first + i] != nullptr ? tile.k[first + i] : some;
+  convert<E>(ListedRows<T>{rows}, d, out);
+  convert<E>(ListedRows<T>{rows + kW}, d, out + kW);
+  return true;
+}
+
+// Columns c … c + W of a value; past d, and where it is absent, zero.
+template <class E>
+inline __attribute__((always_inline)) V load_value(const typename E::T* v, bool present, int64_t c, int64_t d) {
+  if (!present || c >= d) return zero();
+  return c + kW <= d ? E::load(v + c) : E::load_partial(v + c, static_cast<int>(d - c));
+}
+
+// Fetches key i of the tile that comes next, and its value.
+template <class T>
+inline void fetch(const KeyTile<T>& next, int64_t i, int64_t d) {
+  if (next.k[i] == nullptr) return;
+  for (int64_t c = 0; c < d; c += 64 / sizeof(T)) {
+    __builtin_prefetch(next.k[i] + c, 0, 2);
+    __builtin_prefetch(next.value(i) + c, 0, 2);
   }
 }
 
-// One tile's scores to weights in place, and the running softmax of one row with it.
-inline void softmax_row(float* s, float* m, float* l, float* acc, int64_t d) {
-  V largest = F32::load(s);
-  for (int64_t j = kW; j < kAttentionTile; j += kW) largest = max(largest, F32::load(s + j));
-  const float tile = hmax(largest);
-  if (tile == kNone) {  // sees none of these keys
-    for (int64_t j = 0; j < kAttentionTile; j += kW) F32::store(s + j, zero());
-    return;
+// acc = acc * by + the first n keys' values by their weights s, for few rows: values go from the cache into registers.
+template <class E, int kT>
+inline __attribute__((noinline)) void weigh_few(const KeyTile<typename E::T>& tile, const KeyTile<typename E::T>& next,
+                                                int64_t n, int64_t d, const float* s, const float* by,
+                                                const Partial& out) {
+  for (int64_t c = 0; c < d; c += kTileRows) {
+    V sums[kT][2];
+    PINION_UNROLL for (int t = 0; t < kT; ++t) {
+      PINION_UNROLL for (int h = 0; h < 2; ++h) {
+        sums[t][h] = mul(F32::load(out.acc + t * out.ld + c + h * kW), set1(by[t]));
+      }
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      if (c == 0) fetch(next, i, d);
+      const bool present = tile.k[i] != nullptr;
+      const V low = load_value<E>(tile.value(i), present, c, d),
+              high = load_value<E>(tile.value(i), present, c + kW, d);
+      PINION_UNROLL for (int t = 0; t < kT; ++t) {
+        const V p = set1(s[t * kAttentionTile + i]);
+        sums[t][0] = fma(p, low, sums[t][0]);
+        sums[t][1] = fma(p, high, sums[t][1]);
+      }
+    }
+    PINION_UNROLL for (int t = 0; t < kT; ++t) {
+      PINION_UNROLL for (int h = 0; h < 2; ++h) F32::store(out.acc + t * out.ld + c + h * kW, sums[t][h]);
+    }
   }
-  const float next = *m > tile ? *m : tile;
-  if (next != *m) {
-    const float by = *m == kNone ? 0 : exp_scalar(*m - next);
-    *l *= by;
-    scale_row(acc, by, d);
-    *m = next;
+}
+
+// The first n values of a tile to f32 columns: [width / kTileRows][tile][kTileRows].
+template <class E>
+inline void convert_values(const KeyTile<typename E::T>& tile, int64_t n, int64_t d, float* out) {
+  for (int64_t c = 0; c < attention_width(d); c += kTileRows, out += kAttentionTile * kTileRows) {
+    for (int64_t i = 0; i < n; ++i) {
+      const bool present = tile.k[i] != nullptr;
+      F32::store(out + i * kTileRows, load_value<E>(tile.value(i), present, c, d));
+      F32::store(out + i * kTileRows + kW, load_value<E>(tile.value(i), present, c + kW, d));
+    }
   }
-  V sum = zero();
-  for (int64_t j = 0; j < kAttentionTile; j += kW) {
-    const V p = vexp(sub(F32::load(s + j), set1(next)));
-    F32::store(s + j, p);
-    sum = add(sum, p);
-  }
-  *l += hsum(sum);
 }
 
 inline int64_t first_visible(int64_t position, int64_t window) {
@@ -111,88 +174,130 @@ inline void adjust_scores(const AttentionTask& task, int64_t head, int64_t posit
   }
 }
 
-// The keys [lo, hi) of one split into `out`. q: the block's scaled query rows [rows][d]; s: scores [rows][tile].
-template <class E>
-inline void attend(const AttentionTask& task, const AttentionBlock& b, int64_t lo, int64_t hi, const float* q, float* s,
-                   const Partial& out) {
-  using T = typename E::T;
-  const KvView& kv = *task.kv;
-  const int64_t d = task.head_dim, group = task.heads / task.kv_heads, rows = (b.last - b.first) * group;
-  for (int64_t base = lo / kAttentionTile * kAttentionTile; base < hi; base += kAttentionTile) {
-    const int64_t j0 = most(lo, base), j1 = least(hi, base + kAttentionTile);
-    for (int64_t i = 0; i < rows * kAttentionTile; i += kW) F32::store(s + i, set1(kNone));
-    for (int64_t j = j0, n = 0; j < j1; j += n) {
-      const int64_t slot = j % kv.block_size;
-      n = least(kv.block_size - slot, j1 - j);
-      const char* block = key_block(kv, b.seq, j);
-      if (block == nullptr) continue;
-      const T* keys = reinterpret_cast<const T*>(block) + (b.kv_head * kv.block_size + slot) * d;
-      for (int64_t r = 0; r < rows; r += kTile) {
-        with_tile(least(kTile, rows - r), [&]<int kT>() {
-          for (int64_t key = 0; key < n; key += 4) {
-            const T* w[4];
-            four_rows(keys, d, key, n, w);
-            V sums[kT][4];
-            PINION_UNROLL for (int t = 0; t < kT; ++t) sums[t][0] = sums[t][1] = sums[t][2] = sums[t][3] = zero();
-            dot_tile<E, kT, 0>(w, q + r * d, d, d, nullptr, sums);
-            for (int t = 0; t < kT; ++t) {
-              float four[4];
-              hsum4(sums[t][0], sums[t][1], sums[t][2], sums[t][3], four);
-              float* to = s + (r + t) * kAttentionTile + (j - base) + key;
-              for (int64_t i = 0; i < least(4, n - key); ++i) to[i] = four[i];
-            }
-          }
-        });
+// Scores of one group of keys, its `columns` [d][kTileRows], for all rows: into s, kAttentionTile apart.
+inline void score(const float* columns, int64_t rows, int64_t d, const float* packed_q, float* s) {
+  each_tile(rows, [&](int64_t first, int64_t size) {
+    with_count<kTile>(size, [&]<int kT>() {
+      for (int64_t k = 0; k < d; k += kSumBlock) {
+        add_tile<kT, false>(columns + k * kTileRows, packed_q + first * d + k * kT, least(kSumBlock, d - k), {}, k == 0,
+                            s + first * kAttentionTile, kAttentionTile);
       }
+    });
+  });
+}
+
+// Scores to weights in place, for the keys base … base + tile of which row r sees [lo, hi) at most; the running softmax
+// of every row takes them in, but acc: `by` says how that is to be scaled.
+inline void softmax_rows(const AttentionTask& task, const AttentionBlock& b, int64_t base, int64_t lo, int64_t hi,
+                         int64_t rows, float* s, const Partial& out, float* by) {
+  const int64_t group = task.heads / task.kv_heads;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t position = task.positions[b.first + r / group];
+    float* row = s + r * kAttentionTile;
+    if (task.softcap > 0 || task.slopes != nullptr)
+      adjust_scores(task, b.kv_head * group + r % group, position, base, lo - base, hi - base, row);
+    for (int64_t j = most(0, least(hi, position + 1) - base); j < kAttentionTile; ++j) row[j] = kNone;
+    for (int64_t j = 0, n = least(kAttentionTile, most(lo, first_visible(position, task.window)) - base); j < n; ++j)
+      row[j] = kNone;
+    V largest = F32::load(row);
+    for (int64_t j = kW; j < kAttentionTile; j += kW) largest = max(largest, F32::load(row + j));
+    by[r] = hmax(largest);
+  }
+  for (int64_t r = 0; r < rows; r += kW) {
+    const int lanes = static_cast<int>(least(kW, rows - r));
+    const V old = F32::load_partial(out.m + r, lanes), next = max(old, F32::load_partial(by + r, lanes));
+    const V scale = vexp(sub(old, next));
+    F32::store_partial(out.m + r, next, lanes);
+    F32::store_partial(out.l + r, mul(F32::load_partial(out.l + r, lanes), scale), lanes);
+    F32::store_partial(by + r, scale, lanes);
+  }
+  for (int64_t r = 0; r < rows; ++r) {
+    float* row = s + r * kAttentionTile;
+    const V m = set1(out.m[r]);
+    V sum = zero();
+    for (int64_t j = 0; j < kAttentionTile; j += kW) {
+      const V p = vexp(sub(F32::load(row + j), m));
+      F32::store(row + j, p);
+      sum = add(sum, p);
     }
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t position = task.positions[b.first + r / group];
-      float* row = s + r * kAttentionTile;
-      if (task.softcap > 0 || task.slopes != nullptr)
-        adjust_scores(task, b.kv_head * group + r % group, position, base, j0 - base, j1 - base, row);
-      for (int64_t j = most(0, position + 1 - base); j < j1 - base; ++j) row[j] = kNone;
-      for (int64_t j = 0, n = least(kAttentionTile, first_visible(position, task.window) - base); j < n; ++j)
-        row[j] = kNone;
-      softmax_row(row, out.m + r, out.l + r, out.acc + r * d, d);
-    }
-    for (int64_t j = j0, n = 0; j < j1; j += n) {
-      const int64_t slot = j % kv.block_size;
-      n = least(kv.block_size - slot, j1 - j);
-      const char* block = key_block(kv, b.seq, j);
-      if (block == nullptr) continue;
-      const T* values = reinterpret_cast<const T*>(block + kv.v_offset) + (b.kv_head * kv.block_size + slot) * d;
-      for (int64_t r = 0; r < rows; r += kTile) {
-        const float* p = s + r * kAttentionTile + (j - base);
-        float* acc = out.acc + r * d;
-        with_tile(least(kTile, rows - r), [&]<int kT>() {
-          int64_t c = 0;
-          for (; c + 4 * kW <= d; c += 4 * kW) weigh<E, kT, 4>(values + c, n, d, p, acc + c);
-          for (; c + kW <= d; c += kW) weigh<E, kT, 1>(values + c, n, d, p, acc + c);
-          if (c < d) weigh_tail<E>(values + c, n, d, static_cast<int>(d - c), kT, p, acc + c);
-        });
-      }
-    }
+    out.l[r] += hsum(sum);
   }
 }
 
-inline void scaled_queries(const AttentionTask& task, const AttentionBlock& b, float* q) {
+// acc = acc * by + the first n keys' values by their weights s.
+inline void weigh(int64_t n, int64_t rows, const float* s, const float* values, const float* by, const Partial& out) {
+  for (int64_t c = 0; c < out.ld; c += kTileRows) {
+    each_tile(rows, [&](int64_t first, int64_t size) {
+      with_count<kTile>(size, [&]<int kT>() {
+        float* acc = out.acc + first * out.ld + c;
+        V sums[kT][2];
+        PINION_UNROLL for (int t = 0; t < kT; ++t) {
+          const V scale = set1(by[first + t]);
+          sums[t][0] = mul(F32::load(acc + t * out.ld), scale);
+          sums[t][1] = mul(F32::load(acc + t * out.ld + kW), scale);
+        }
+        multiply<kT, 1, kAttentionTile, false>(values + c * kAttentionTile, s + first * kAttentionTile, n, {}, sums);
+        PINION_UNROLL for (int t = 0; t < kT; ++t) {
+          F32::store(acc + t * out.ld, sums[t][0]);
+          F32::store(acc + t * out.ld + kW, sums[t][1]);
+        }
+      });
+    });
+  }
+}
+
+// The keys [lo, hi) of one split into `out`.
+template <class E>
+inline void attend(const AttentionTask& task, const AttentionBlock& b, int64_t lo, int64_t hi,
+                   const AttentionScratch& at, const Partial& out) {
+  const int64_t d = task.head_dim, rows = (b.last - b.first) * (task.heads / task.kv_heads);
+  KeyTile<typename E::T> tiles[2];
+  const auto list = [&](int64_t base, KeyTile<typename E::T>& tile) {
+    tile.list(*task.kv, b, d, base, most(lo, base), least(hi, base + kAttentionTile));
+  };
+  int64_t base = lo / kAttentionTile * kAttentionTile;
+  list(base, tiles[0]);
+  for (int i = 0; base < hi; base += kAttentionTile, i ^= 1) {
+    list(base + kAttentionTile, tiles[i ^ 1]);
+    const int64_t from = most(lo, base), to = least(hi, base + kAttentionTile);
+    for (int64_t group = 0; group < kAttentionTile; group += kTileRows) {
+      if (convert_keys<E>(tiles[i], group, d, at.keys)) score(at.keys, rows, d, at.packed_q, at.scores + group);
+    }
+    for (int64_t j = from - base; j < to - base; ++j) {
+      if (tiles[i].k[j] != nullptr) continue;  // freed: nobody should see it
+      for (int64_t r = 0; r < rows; ++r) at.scores[r * kAttentionTile + j] = kNone;
+    }
+    softmax_rows(task, b, base, from, to, rows, at.scores, out, at.by);
+    if (rows <= kFewQueries) {
+      with_count<kFewQueries>(
+          rows, [&]<int kT>() { weigh_few<E, kT>(tiles[i], tiles[i ^ 1], to - base, d, at.scores, at.by, out); });
+      continue;
+    }
+    convert_values<E>(tiles[i], to - base, d, at.values);
+    weigh(to - base, rows, at.scores, at.values, at.by, out);
+  }
+}
+
+inline void scaled_queries(const AttentionTask& task, const AttentionBlock& b, const AttentionScratch& at) {
   const int64_t d = task.head_dim, group = task.heads / task.kv_heads;
+  float* q = at.q;
   for (int64_t t = b.first; t < b.last; ++t) {
     const float* from = task.q + (t * task.heads + b.kv_head * group) * d;
     for (int64_t i = 0; i < group * d; ++i) *q++ = from[i] * task.scale;
   }
+  pack_x(at.q, d, (b.last - b.first) * group, d, at.packed_q);
 }
 
 // total takes in `next`, a later split.
-inline void merge(const Partial& total, const Partial& next, int64_t rows, int64_t d) {
+inline void merge(const Partial& total, const Partial& next, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r) {
-    if (next.m[r] == kNone) continue;
-    float *a = total.acc + r * d, *b = next.acc + r * d;
+    if (next.l[r] == 0) continue;
+    float *a = total.acc + r * total.ld, *b = next.acc + r * total.ld;
     const float m = total.m[r] > next.m[r] ? total.m[r] : next.m[r];
-    const float by_a = total.m[r] == kNone ? 0 : exp_scalar(total.m[r] - m), by_b = exp_scalar(next.m[r] - m);
+    const float by_a = exp_scalar(total.m[r] - m), by_b = exp_scalar(next.m[r] - m);
     total.m[r] = m;
     total.l[r] = total.l[r] * by_a + next.l[r] * by_b;
-    for (int64_t i = 0; i < d; ++i) a[i] = a[i] * by_a + b[i] * by_b;
+    for (int64_t i = 0; i < total.ld; ++i) a[i] = a[i] * by_a + b[i] * by_b;
   }
 }
 
@@ -207,7 +312,7 @@ inline void write_rows(const AttentionTask& task, const AttentionBlock& b, const
         const float own = exp_scalar(total.m[r] - m);
         by = own / (total.l[r] * own + exp_scalar(sink - m));
       }
-      for (int64_t i = 0; i < d; ++i) y[i] = total.acc[r * d + i] * by;
+      for (int64_t i = 0; i < d; ++i) y[i] = total.acc[r * total.ld + i] * by;
     }
   }
 }
@@ -221,43 +326,44 @@ inline void visible(const AttentionTask& task, const AttentionBlock& b, int64_t&
   }
 }
 
-inline void attend_split(const AttentionTask& task, const AttentionBlock& b, int64_t split, const float* q, float* s,
+inline void attend_split(const AttentionTask& task, const AttentionBlock& b, int64_t split, const AttentionScratch& at,
                          const Partial& out) {
   const int64_t rows = (b.last - b.first) * (task.heads / task.kv_heads);
   int64_t lo, hi;
   visible(task, b, lo, hi);
   lo = most(lo, split * kAttentionSplit), hi = least(hi, (split + 1) * kAttentionSplit);
-  clear(out, rows, task.head_dim);
+  clear(out, rows);
   if (lo >= hi) return;
-  with_type(task.kv->dtype, [&]<class E>(E) { attend<E>(task, b, lo, hi, q, s, out); });
+  with_type(task.kv->dtype, [&]<class E>(E) { attend<E>(task, b, lo, hi, at, out); });
 }
 
 inline void attention_split(const AttentionTask& task, const AttentionBlock& b, int64_t split, float* partial,
                             float* scratch) {
   const int64_t rows = (b.last - b.first) * (task.heads / task.kv_heads);
-  scaled_queries(task, b, scratch);
-  attend_split(task, b, split, scratch, scratch + rows * task.head_dim, Partial(partial, rows));
+  const AttentionScratch at(scratch, rows, task.head_dim);
+  scaled_queries(task, b, at);
+  attend_split(task, b, split, at, Partial(partial, rows, task.head_dim));
 }
 
 inline void attention_merge(const AttentionTask& task, const AttentionBlock& b, int64_t splits, float* partials) {
   const int64_t rows = (b.last - b.first) * (task.heads / task.kv_heads), size = attention_partial(rows, task.head_dim);
-  const Partial total(partials, rows);
-  for (int64_t i = 1; i < splits; ++i) merge(total, Partial(partials + i * size, rows), rows, task.head_dim);
+  const Partial total(partials, rows, task.head_dim);
+  for (int64_t i = 1; i < splits; ++i) merge(total, Partial(partials + i * size, rows, task.head_dim), rows);
   write_rows(task, b, total);
 }
 
 inline void attention(const AttentionTask& task, const AttentionBlock& b, float* scratch) {
   const int64_t d = task.head_dim, rows = (b.last - b.first) * (task.heads / task.kv_heads);
-  float *q = scratch, *s = q + rows * d;
-  const Partial total(s + rows * kAttentionTile, rows), next(total.acc + rows * d, rows);
-  scaled_queries(task, b, q);
+  const AttentionScratch at(scratch, rows, d);
+  const Partial total(at.total, rows, d), next(at.next, rows, d);
+  scaled_queries(task, b, at);
   int64_t lo, hi;
   visible(task, b, lo, hi);
   const int64_t first = lo / kAttentionSplit, last = (hi - 1) / kAttentionSplit;
-  attend_split(task, b, first, q, s, total);
+  attend_split(task, b, first, at, total);
   for (int64_t split = first + 1; split <= last; ++split) {
-    attend_split(task, b, split, q, s, next);
-    merge(total, next, rows, d);
+    attend_split(task, b, split, at, next);
+    merge(total, next, rows);
   }
   write_rows(task, b, total);
 }

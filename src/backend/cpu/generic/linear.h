@@ -73,7 +73,7 @@ inline void gemm_rows(const LinearTask& task, const LinearTile& tile, int64_t fi
                       int64_t m_last, const float* x, float* scratch) {
   using T = typename E::T;
   const auto* weight = static_cast<const T*>(task.weight.data);
-  const int64_t k = task.k, tokens = m_last - m_first, tiles = (tokens + kTileTokens - 1) / kTileTokens;
+  const int64_t k = task.k, tokens = m_last - m_first, tiles = (tokens + kTile - 1) / kTile;
   float *block = scratch, *raw = block + kTileRows * kSumBlock;
   constexpr int kLines = kSumBlock * sizeof(T) / 64;
   for (int64_t panel = first; panel < last; panel += tile.panel) {
@@ -98,22 +98,14 @@ inline void gemm_rows(const LinearTask& task, const LinearTile& tile, int64_t fi
           Ahead ahead{.at = reinterpret_cast<const char*>(next), .step = k * static_cast<int64_t>(sizeof(T))};
           int64_t i = 0;
           each_tile(tokens, [&](int64_t m, int64_t size) {
-            with_count<kTileTokens>(size, [&]<int kT>() {
-              const float* at = x + k0 * tokens + m * width;
-              V s[kT][2];
-              PINION_UNROLL for (int t = 0; t < kT; ++t) s[t][0] = s[t][1] = zero();
-              ahead.first = static_cast<int>(i * kLines / tiles), ahead.last = static_cast<int>(++i * kLines / tiles);
+            ahead.first = static_cast<int>(i * kLines / tiles), ahead.last = static_cast<int>(++i * kLines / tiles);
+            const float* at = x + k0 * tokens + m * width;
+            float* to = raw + m * tile.panel + (row - panel);
+            with_count<kTile>(size, [&]<int kT>() {
               if (next != nullptr && ahead.first < ahead.last) {
-                multiply<kT, kT, 1, true>(block, at, width, ahead, s);
+                add_tile<kT, true>(block, at, width, ahead, k0 == 0, to, tile.panel);
               } else {
-                multiply<kT, kT, 1, false>(block, at, width, ahead, s);
-              }
-              float* to = raw + m * tile.panel + (row - panel);
-              PINION_UNROLL for (int t = 0; t < kT; ++t) {
-                PINION_UNROLL for (int h = 0; h < 2; ++h) {
-                  float* p = to + t * tile.panel + h * kW;
-                  F32::store(p, k0 == 0 ? s[t][h] : add(F32::load(p), s[t][h]));
-                }
+                add_tile<kT, false>(block, at, width, ahead, k0 == 0, to, tile.panel);
               }
             });
           });

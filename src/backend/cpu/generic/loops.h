@@ -2,9 +2,9 @@
 
 #define PINION_UNROLL _Pragma("GCC unroll 16")
 
-inline int64_t least(int64_t a, int64_t b) {
+constexpr int64_t least(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
-inline int64_t most(int64_t a, int64_t b) {
+constexpr int64_t most(int64_t a, int64_t b) {
   return a > b ? a : b;
 }

@@ -3,8 +3,22 @@
 // kernel is summed in one order: blocks of kSumBlock columns, ascending within a block, the blocks' sums added in
 // order. So the kernels agree bit for bit whatever the number of rows, and any of them is batch invariant.
 
-constexpr int kTileRows = 2 * kW;  // weight rows of a register tile, beside kTileTokens rows of x
-static_assert(kTileRows <= kMaxTileRows && kSumBlock % kTileRows == 0 && kTileTokens <= kW);
+constexpr int kTileRows = 2 * kW;  // weight rows of a register tile, beside kTile rows of x
+static_assert(kTileRows <= kMaxTileRows && kSumBlock % kTileRows == 0 && kTile <= kW);
+
+inline float hsum(V a) {
+  float out[4];
+  hsum4(a, a, a, a, out);
+  return out[0];
+}
+
+// Calls f(E{}) with the loads and stores of a float type.
+template <class F>
+inline __attribute__((always_inline)) void with_type(DType type, F&& f) {
+  if (type == DType::bf16) return f(Bf16{});
+  if (type == DType::f16) return f(F16{});
+  f(F32{});
+}
 
 // Calls f.template operator()<T>() with T = n, for 1 <= n <= N.
 template <int N, class F>
@@ -18,7 +32,7 @@ inline __attribute__((always_inline)) void with_count(int64_t n, F&& f) {
 // Calls f(first, size) for the tiles of n rows of x: as few as can be, of equal size.
 template <class F>
 inline __attribute__((always_inline)) void each_tile(int64_t n, F&& f) {
-  const int64_t tiles = (n + kTileTokens - 1) / kTileTokens;
+  const int64_t tiles = (n + kTile - 1) / kTile;
   for (int64_t i = 0, first = 0; i < tiles; ++i) {
     const int64_t size = (n - first + tiles - i - 1) / (tiles - i);
     f(first, size);
@@ -109,17 +123,34 @@ inline __attribute__((always_inline)) void multiply(const float* w, const float*
     }
     w += kTileRows, x += kColumn;
   };
-  constexpr int kColumns = kSumBlock / kTileRows;  // so that a block of columns fetches from every row
+  // Not unrolled: GCC 12 would move the sums from register to register, and spill some.
   int64_t c = 0;
-  for (; c + kColumns <= k; c += kColumns) {
-    if constexpr (kFetch) {
+  if constexpr (kFetch) {
+    constexpr int kColumns = kSumBlock / kTileRows;  // so that a block of columns fetches from every row
+    for (; c + kColumns <= k; c += kColumns) {
       for (int l = ahead.first; l < ahead.last; ++l) __builtin_prefetch(ahead.at + 64 * l, 0, 2);
       ahead.at += ahead.step;
+      _Pragma("GCC unroll 1") for (int i = 0; i < kColumns; ++i) column();
     }
-    PINION_UNROLL for (int i = 0; i < kColumns; ++i) column();
   }
-  for (; c < k; ++c) column();
+  _Pragma("GCC unroll 1") for (; c < k; ++c) column();
   PINION_UNROLL for (int t = 0; t < T; ++t) sums[t][0] = s[t][0], sums[t][1] = s[t][1];
+}
+
+// One block of columns of kT packed rows of x, into sums `to` that lie ld apart: set by the first block, added to by
+// the others.
+template <int kT, bool kFetch>
+inline __attribute__((noinline)) void add_tile(const float* w, const float* x, int64_t k, const Ahead& ahead,
+                                               bool first_block, float* to, int64_t ld) {
+  V s[kT][2];
+  PINION_UNROLL for (int t = 0; t < kT; ++t) s[t][0] = s[t][1] = zero();
+  multiply<kT, kT, 1, kFetch>(w, x, k, ahead, s);
+  PINION_UNROLL for (int t = 0; t < kT; ++t) {
+    PINION_UNROLL for (int h = 0; h < 2; ++h) {
+      float* p = to + t * ld + h * kW;
+      F32::store(p, first_block ? s[t][h] : add(F32::load(p), s[t][h]));
+    }
+  }
 }
 
 // Columns [0, k) of n rows of x, ldx apart, tile after tile as [k][rows of the tile].

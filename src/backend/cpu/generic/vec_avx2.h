@@ -2,8 +2,7 @@
 
 using V = __m256;
 constexpr int kW = 8;
-constexpr int kTile = 3;        // rows of x in a register tile: 4 * 3 sums, 3 x and 1 weight fill the 16 registers
-constexpr int kTileTokens = 6;  // 2 * 6 sums, 2 weights, 1 x
+constexpr int kTile = 6;  // rows of x in a register tile: 2 * 6 sums, 2 weights, 1 x
 
 inline V zero() {
   return _mm256_setzero_ps();
@@ -64,7 +63,7 @@ inline float hmax(V v) {
 }
 
 // Lane j of v[i] changes places with lane i of v[j].
-inline void transpose(V (&v)[8]) {
+inline __attribute__((always_inline)) void transpose(V (&v)[8]) {
   V r[2][4];  // [four rows][column % 4]: each half holds one column of the four rows
   PINION_UNROLL for (int g = 0; g < 2; ++g) {
     const V a = _mm256_unpacklo_ps(v[4 * g], v[4 * g + 1]), b = _mm256_unpackhi_ps(v[4 * g], v[4 * g + 1]);

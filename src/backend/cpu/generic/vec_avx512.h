@@ -2,8 +2,7 @@
 
 using V = __m512;
 constexpr int kW = 16;
-constexpr int kTile = 6;         // rows of x in a register tile: 4 * 6 sums, 4 weights, 1 x of 32 registers
-constexpr int kTileTokens = 12;  // 2 * 12 sums, 2 weights, 1 x
+constexpr int kTile = 12;  // rows of x in a register tile: 2 * 12 sums, 2 weights, 1 x
 
 inline V zero() {
   return _mm512_setzero_ps();
@@ -62,7 +61,7 @@ inline float hmax(V v) {
 }
 
 // Lane j of v[i] changes places with lane i of v[j].
-inline void transpose(V (&v)[16]) {
+inline __attribute__((always_inline)) void transpose(V (&v)[16]) {
   V r[4][4];  // [four rows][column % 4]: each quarter holds one column of the four rows
   PINION_UNROLL for (int g = 0; g < 4; ++g) {
     const V a = _mm512_unpacklo_ps(v[4 * g], v[4 * g + 1]), b = _mm512_unpackhi_ps(v[4 * g], v[4 * g + 1]);

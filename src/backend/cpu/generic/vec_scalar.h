@@ -3,8 +3,7 @@
 
 typedef float V __attribute__((vector_size(16)));
 constexpr int kW = 4;
-constexpr int kTile = 2;
-constexpr int kTileTokens = 4;
+constexpr int kTile = 4;
 
 inline V zero() {
   return V{};
