@@ -35,8 +35,9 @@ bool same(const Shape& shape, const Shape& want) {
   return true;
 }
 
-// The checkpoint's name of the tensor `name`; empty: it has none.
-std::string find(const Checkpoint& checkpoint, const std::string& name) {
+}  // namespace
+
+std::string checkpoint_name(const Checkpoint& checkpoint, const std::string& name) {
   if (checkpoint.contains(name)) return name;
   for (const auto& [ours, theirs] : kPrefixes) {
     if (!name.starts_with(ours)) continue;
@@ -45,8 +46,6 @@ std::string find(const Checkpoint& checkpoint, const std::string& name) {
   }
   return {};
 }
-
-}  // namespace
 
 Result<WeightSource> WeightSource::open(const Checkpoint& checkpoint, const WeightPart& part, int64_t cols,
                                         bool vector) {
@@ -58,10 +57,10 @@ Result<WeightSource> WeightSource::open(const Checkpoint& checkpoint, const Weig
     s.dummy_width_ = vector ? part.rows : cols;
     return s;
   }
-  std::string found = find(checkpoint, part.name);
+  std::string found = checkpoint_name(checkpoint, part.name);
   if (found.empty() && !part.fused.name.empty()) {
-    found = find(checkpoint, part.fused.name);
-    if (!found.empty()) s.rows_ = part.fused, s.fused_ = true;
+    found = checkpoint_name(checkpoint, part.fused.name);
+    if (!found.empty()) s.rows_ = part.fused;
   }
   s.transposed_ = part.transposed && !vector;
   PINION_TRY(s.tensor_, checkpoint.tensor(found.empty() ? part.name : found));  // the error names near misses

@@ -13,6 +13,9 @@
 
 namespace pinion {
 
+// The name under which `checkpoint` has the tensor `name`, which may have another prefix there; empty: it has none.
+std::string checkpoint_name(const Checkpoint& checkpoint, const std::string& name);
+
 class WeightSource {
  public:
   // Finds the tensor of `part`, whose rows have `cols` columns (vectors: 1, `vector` set), and checks its shape and
@@ -20,8 +23,8 @@ class WeightSource {
   // dummy checkpoint has every tensor. Borrows from the checkpoint.
   static Result<WeightSource> open(const Checkpoint& checkpoint, const WeightPart& part, int64_t cols, bool vector);
 
-  const std::string& tensor() const { return name_; }  // the checkpoint's name of it
-  bool fused() const { return fused_; }                // other weights lie in this tensor too
+  const TensorRef& tensor() const { return tensor_; }  // of the checkpoint; empty where that is a dummy
+  const FusedRows& rows() const { return rows_; }      // which of its rows, or, transposed, of its columns
 
   // Columns [first, first + n) of row `row` of the part, as `dtype`, to `out` (unaligned). Thread-safe.
   void read(int64_t row, int64_t first, int64_t n, DType dtype, std::byte* out) const;
@@ -32,7 +35,7 @@ class WeightSource {
   FusedRows rows_;
   int64_t cols_ = 0, dummy_width_ = 0;
   size_t offset_ = 0;  // bytes of the tensor before this matrix, where the tensor stacks several
-  bool fused_ = false, transposed_ = false;
+  bool transposed_ = false;
 };
 
 }  // namespace pinion

@@ -100,8 +100,9 @@ class Builder {
   Value one(Op op, std::vector<Value> in, const Scope& w, std::vector<WeightUse> weights = {}) {
     return g_.add(std::move(op), std::move(in), w.path(), std::move(weights)).at(0);
   }
+  // A matrix of one row is a vector to everybody: its part's rows are its columns.
   static WeightUse matrix(const Scope& w, std::string_view role, int64_t rows, int64_t cols) {
-    return {std::string(role), rows, cols, {{.name = w.tensor("weight"), .rows = rows}}, false};
+    return {std::string(role), rows, cols, {{.name = w.tensor("weight"), .rows = rows == 1 ? cols : rows}}, false};
   }
   static WeightUse vector(std::string tensor, std::string_view role, int64_t n) {
     return {std::string(role), 1, n, {{.name = std::move(tensor), .rows = n}}, false};

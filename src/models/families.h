@@ -1,5 +1,5 @@
 // The list of model families. A family turns config.json into a graph; adding one is a file here and a line in
-// families.cc (docs/howto/add-model.md).
+// family_list.h (docs/howto/add-model.md).
 #pragma once
 
 #include <span>
@@ -17,9 +17,13 @@ struct ModelFamily {
   std::string_view architecture;  // config.json's "architectures"[0]
   Result<ModelConfig> (*config)(const ConfigReader&, const ModelOverrides&);
   void (*build)(Builder&, const ModelConfig&);
+  std::string_view options;  // the keys it reads beyond what every decoder has, separated by spaces
 };
 
 std::span<const ModelFamily> model_families();
+
+// A small configuration that every family accepts, for tests and for asking what a family needs.
+Json example_config(std::string_view architecture);
 
 struct Model {
   ModelConfig config;

@@ -1,6 +1,6 @@
 // Llama 2, 3, 3.1 and 3.2: pre-norm, grouped-query attention with rope, SwiGLU; optional biases and tied embeddings.
-#include "models/llama.h"
 #include "models/blocks.h"
+#include "models/family_list.h"
 
 namespace pinion::llama {
 

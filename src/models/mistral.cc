@@ -1,6 +1,6 @@
 // Mistral: the Llama block without biases; a sliding window on every layer when the config has one.
 #include "models/blocks.h"
-#include "models/llama.h"
+#include "models/family_list.h"
 
 namespace pinion::mistral {
 

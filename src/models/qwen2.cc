@@ -1,6 +1,6 @@
 // Qwen2 and 2.5: the Llama block with biases on q, k and v only; layers from max_window_layers on may slide.
 #include "models/blocks.h"
-#include "models/llama.h"
+#include "models/family_list.h"
 
 namespace pinion::qwen2 {
 
@@ -14,12 +14,7 @@ static Value layer(Builder& b, const ModelConfig& c, const Scope& w, Value x, in
 Result<ModelConfig> config(const ConfigReader& json, const ModelOverrides& overrides) {
   PINION_TRY(auto c, read_decoder_config(json, {}, overrides));
   c.mlp_bias = false;
-  PINION_TRY(bool slides, json.bool_or("use_sliding_window", false));
-  if (!slides) c.sliding_window.reset();
-  PINION_OK(read_sliding_layers(json, c, [](const ConfigReader& j, int64_t i) {
-    const auto first = j.int_or("max_window_layers", 28);
-    return first.ok() && i >= *first;
-  }));
+  PINION_OK(read_optional_window(json, c));
   return c;
 }
 

@@ -3,6 +3,7 @@
 // batch.
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <numeric>
@@ -29,13 +30,42 @@ const char* const kFamilies[] = {"llama2_mha",
                                  "mistral_swa",
                                  "qwen2",
                                  "qwen2_tied_yarn",
-                                 "qwen3"};
+                                 "qwen3",
+                                 "falcon_7b",
+                                 "falcon_40b",
+                                 "falcon_rw_alibi",
+                                 "gemma",
+                                 "gemma2",
+                                 "gemma3_text",
+                                 "phi2",
+                                 "phi3",
+                                 "phi3_longrope",
+                                 "gpt2",
+                                 "gpt_neox",
+                                 "opt",
+                                 "bloom",
+                                 "olmo2",
+                                 "granite",
+                                 "starcoder2",
+                                 "cohere",
+                                 "stablelm",
+                                 "nemotron",
+                                 "smollm3",
+                                 "glm4",
+                                 "mixtral",
+                                 "qwen2_moe",
+                                 "qwen3_moe",
+                                 "phimoe",
+                                 "gpt_oss",
+                                 "deepseek_v2",
+                                 "deepseek_v3"};
 
 struct Case {
   std::string family;
   bool legacy;
   int32_t block_size;
   std::string target;
+  fs::path root = PINION_GOLDEN_DIR;
 };
 
 template <class T>
@@ -83,13 +113,12 @@ class Golden : public testing::TestWithParam<Case> {};
 
 TEST_P(Golden, LogitsAndGreedyTokensMatch) {
   const Case& c = GetParam();
-  const fs::path golden = fs::path(PINION_GOLDEN_DIR) / "families" / c.family;
+  const fs::path golden = c.root / "families" / c.family;
   const fs::path scratch = fs::path(testing::TempDir()) / ("golden-" + c.family + (c.legacy ? "-legacy" : "") +
                                                            std::to_string(c.block_size) + c.target);
   fs::remove_all(scratch);
   fs::create_directories(scratch / "hf");
   fs::copy_file(golden / (c.legacy ? "config.legacy.json" : "config.json"), scratch / "hf/config.json");
-  fs::copy_file(golden / "generation_config.json", scratch / "hf/generation_config.json");
   fs::copy_file(golden / "model.safetensors", scratch / "hf/model.safetensors");
 
   auto checkpoint = Checkpoint::open(scratch / "hf");
@@ -164,6 +193,13 @@ std::vector<Case> cases() {
     out.push_back({f, false, 64, "cpu"});
     out.push_back({f, true, 16, "cpu"});
     out.push_back({f, false, 16, "reference"});
+  }
+  // More checkpoints in the same form, as test/golden/make_families.py writes them.
+  if (const char* extra = std::getenv("PINION_GOLDEN_EXTRA")) {
+    for (const auto& entry : fs::directory_iterator(fs::path(extra) / "families")) {
+      out.push_back({entry.path().filename(), false, 16, "cpu", extra});
+      out.push_back({entry.path().filename(), false, 64, "reference", extra});
+    }
   }
   return out;
 }

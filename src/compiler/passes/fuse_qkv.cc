@@ -39,21 +39,18 @@ void fuse_qkv(Graph& g) {
     const auto* attention = std::get_if<Attention>(&n.op);
     if (!attention || n.in.size() != 3) continue;
     const Branch q = find(g, uses, n.in[0]), k = find(g, uses, n.in[1]), v = find(g, uses, n.in[2]);
-    if (!q.linear || !k.linear || !v.linear || !q.rope || !k.rope || v.rope || v.norm || !q.norm != !k.norm) continue;
+    if (!q.linear || !k.linear || !v.linear || !q.rope != !k.rope || v.rope || v.norm || !q.norm != !k.norm) continue;
     const auto& lq = std::get<Linear>(q.linear->op);
     const auto& lk = std::get<Linear>(k.linear->op);
     const auto& lv = std::get<Linear>(v.linear->op);
-    const auto& rq = std::get<Rope>(q.rope->op);
-    const auto& rk = std::get<Rope>(k.rope->op);
+    const Rope rq = q.rope ? std::get<Rope>(q.rope->op) : Rope{};  // none: ALiBi, learned positions
+    const Rope rk = k.rope ? std::get<Rope>(k.rope->op) : Rope{};
+    const RmsNorm norm = q.norm ? std::get<RmsNorm>(q.norm->op) : RmsNorm{};
     if (q.linear->in != k.linear->in || q.linear->in != v.linear->in || lq.bias != lk.bias || lq.bias != lv.bias)
       continue;
     if (rq.rotary_dim != rk.rotary_dim || rq.table != rk.table || rq.interleaved != rk.interleaved) continue;
     if (q.norm) {
-      const auto& nq = std::get<RmsNorm>(q.norm->op);
-      const auto& nk = std::get<RmsNorm>(k.norm->op);
-      if (nq.width != attention->head_dim || nk.width != nq.width || nq.eps != nk.eps || nq.offset != 0 ||
-          nk.offset != 0)
-        continue;
+      if (norm.width != attention->head_dim || norm != std::get<RmsNorm>(k.norm->op)) continue;
     }
     Node merged{Linear{.in = lq.in, .out = lq.out + lk.out + lv.out, .bias = lq.bias, .shard = lq.shard},
                 q.linear->in,
@@ -70,7 +67,8 @@ void fuse_qkv(Graph& g) {
                            .table = rq.table,
                            .interleaved = rq.interleaved,
                            .qk_norm = q.norm != nullptr,
-                           .eps = q.norm ? std::get<RmsNorm>(q.norm->op).eps : 1e-5f,
+                           .eps = norm.eps,
+                           .offset = norm.offset,
                            .layer = attention->layer},
                merged.out,
                {n.in[0]},
