@@ -89,7 +89,7 @@ Result<Checkpoint> Checkpoint::open(const fs::path& dir) {
     if (!weights.ends_with(".safetensors") && !weights.ends_with(".index.json")) {
       return fail(Errc::unsupported,
                   "only safetensors weights are read, transformers_weights names " + shown_name(weights),
-                  out.config_path_.string());
+                  out.config_path_.string(), "fetch the repository's safetensors files");
     }
   } else {
     for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
@@ -126,7 +126,7 @@ Result<Checkpoint> Checkpoint::dummy(const fs::path& config_json_or_dir) {
   } else {  // the file itself, under any name: given by the user, so links are theirs
     const auto status = fs::status(config_json_or_dir, code);
     if (fs::exists(status) && !fs::is_regular_file(status)) {
-      return fail(Errc::invalid_argument, "not a regular file", config_json_or_dir.string());
+      return fail(Errc::invalid_argument, "not a regular file", config_json_or_dir.string(), "give the file itself");
     }
     out.dir_ = config_json_or_dir.parent_path();
     if (out.dir_.empty()) out.dir_ = ".";
@@ -156,7 +156,7 @@ Status Checkpoint::open_sharded(const fs::path& index_path) {
     const std::string& file_name = file.get_ref<const std::string&>();
     if (!file_name.ends_with(".safetensors")) {
       return fail(Errc::unsupported, "only safetensors weights are read, weight_map names " + shown_name(file_name),
-                  where);
+                  where, "fetch the repository's safetensors files, with their index");
     }
     shards.emplace(file_name, 0);
     if (shards.size() > kMaxShards)

@@ -65,7 +65,6 @@ Status bench_throughput(BenchArgs a) {
                       .max_num_tokens = limits.max_num_tokens,
                       .max_seq_len = limits.max_seq_len};
   options.max_queue = std::max(options.max_queue, a.concurrency + 1);
-  options.deterministic = m.engine->manifest().deterministic;
   EngineLoop loop(*m.executor, TextDecoderFactory(), options);
 
   const auto start = Clock::now();

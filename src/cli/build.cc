@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 
+#include "base/log.h"
 #include "cli/model.h"
 #include "cli/verbs.h"
 
@@ -22,6 +23,16 @@ Status run(const Args& a) {
   if (a.kv_cache_type != "paged")
     return fail(Errc::unsupported, "the KV cache type \"" + a.kv_cache_type + "\" is not supported", "--kv_cache_type",
                 "use paged");
+  for (const auto& [flag, value] : {std::pair{"--max_batch_size", a.max_batch_size},
+                                    {"--max_input_len", a.max_input_len},
+                                    {"--max_seq_len", a.max_seq_len},
+                                    {"--max_num_tokens", a.max_num_tokens}}) {
+    if (value) {
+      spdlog::warn("{} {} changes nothing in the engine: limits are given when it is run (pinion serve {} {})", flag,
+                   value, flag == std::string_view("--max_input_len") ? "--max_seq_len" : flag, value);
+    }
+  }
+  if (a.workers) spdlog::warn("--workers {} changes nothing: a build uses all CPUs, or --threads of them", a.workers);
   const Backend* backend = nullptr;
   PINION_TRY(auto device, open_device(a.build, backend));
   PINION_TRY(BuildOptions options, build_options(a.build));

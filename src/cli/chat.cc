@@ -27,7 +27,6 @@ Status run(const Args& a) {
   options.max_batch_size = 1;
   options.max_num_tokens = limits.max_num_tokens;
   options.max_seq_len = limits.max_seq_len;
-  options.deterministic = m.engine->manifest().deterministic;
   EngineLoop loop(*m.executor, m.tokenizer.get(), options);
   const SamplingParams sampling = resolve(a.sampling, default_sampling(m.engine->dir(), true));
   const OrderedJson opening =

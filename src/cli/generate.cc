@@ -80,7 +80,8 @@ Status many(const Args& a, const OpenModel& m, EngineLoop& loop, const SamplingP
     if (json.is_object() && json.contains("input_ids") && json["input_ids"].is_array()) {
       for (const auto& id : json["input_ids"]) {
         if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX)
-          return fail(Errc::invalid_argument, "\"input_ids\" must be a list of token ids", where);
+          return fail(Errc::invalid_argument, "\"input_ids\" must be a list of token ids", where,
+                      "write ids as [1,2,3]");
         r.prompt.push_back(id.get<int32_t>());
       }
     } else if (json.is_object() && json.contains("messages") && m.tokenizer && m.chat_template) {
@@ -89,7 +90,8 @@ Status many(const Args& a, const OpenModel& m, EngineLoop& loop, const SamplingP
       PINION_TRY(r.prompt, prompt_ids(m, json["prompt"].get<std::string>(), a.raw));
     } else {
       return fail(Errc::invalid_argument,
-                  "the line needs \"prompt\", \"messages\" (with a chat template) or \"input_ids\"", where);
+                  "the line needs \"prompt\", \"messages\" (with a chat template) or \"input_ids\"", where,
+                  "write a line as {\"prompt\":\"...\"}");
     }
     requests.push_back(std::move(r));
   }
@@ -140,7 +142,10 @@ Status many(const Args& a, const OpenModel& m, EngineLoop& loop, const SamplingP
 
 Status run(const Args& a) {
   const int given = !a.prompt.empty() + !a.input.empty() + !a.input_ids.empty();
-  if (given != 1) return fail(Errc::invalid_argument, "give one of --prompt, --input and --input_ids");
+  if (given != 1) {
+    return fail(Errc::invalid_argument, given ? "more than one prompt is given" : "no prompt is given",
+                "pinion generate", "give one of --prompt, --input and --input_ids");
+  }
   PINION_TRY(OpenModel m, open_model(a.model, {.max_batch_size = a.input.empty() ? 1 : 16, .max_num_tokens = 512}));
   LoopOptions options;
   const ExecutorOptions& limits = m.executor->options();
@@ -149,7 +154,6 @@ Status run(const Args& a) {
   options.max_seq_len = limits.max_seq_len;
   if (a.chunk_tokens) options.chunk_tokens = a.chunk_tokens;
   options.prefix_reuse = !a.no_prefix_reuse;
-  options.deterministic = m.engine->manifest().deterministic;
   EngineLoop loop(*m.executor, m.tokenizer.get(), options);
   const SamplingParams sampling = resolve(a.sampling, default_sampling(m.engine->dir(), true));
   return a.input.empty() ? one(a, m, loop, sampling) : many(a, m, loop, sampling);

@@ -1,6 +1,7 @@
 // pinion: the command line. Exit status: 0 done, 1 the work failed, 2 the arguments or inputs are bad. Results go to
 // standard output, errors to standard error as "error: what (where) — what to do".
 #include <fmt/format.h>
+#include <signal.h>
 
 #include <cstdio>
 #include <string>
@@ -26,8 +27,10 @@ constexpr Entry kVerbs[] = {
     {"bench", "measure latency, throughput and the machine's ceilings", add_bench},
     {"plan", "will it fit, how fast can it be", add_plan},
     {"convert", "write a checkpoint: other dtype, tensor-parallel shards", add_convert},
+    {"quantize", "write a checkpoint in a quantised format", add_quantize},
     {"inspect", "show what an engine holds", add_inspect},
     {"diff", "run an engine against the reference, node by node", add_diff},
+    {"eval", "perplexity, and agreement with another model", add_eval},
     {"logits", "write the logits of every position", add_logits},
     {"tokenize", "text to ids and back, a JSON line each", add_tokenize},
     {"render", "the text that a chat template makes of messages", add_render},
@@ -89,9 +92,13 @@ int run(int argc, char** argv) {
   } catch (const CLI::CallForVersion& e) {
     return app.exit(e);
   } catch (const CLI::ParseError& e) {
-    std::string what = e.what();
-    std::replace(what.begin(), what.end(), '\n', ' ');
-    fmt::print(stderr, "error: {} — see pinion --help\n", what);
+    std::string verb = "pinion", what = e.what();
+    for (const CLI::App* sub = &app; !sub->get_subcommands().empty();) {
+      sub = sub->get_subcommands().front();
+      verb += " " + sub->get_name();
+    }
+    if (verb == "pinion" && argc > 1 && argv[1][0] != '-') what = fmt::format("there is no verb \"{}\"", argv[1]);
+    fmt::print(stderr, "error: {}\n", fail(Errc::invalid_argument, what, verb, "see " + verb + " --help").message);
     return 2;
   }
   if (!status) {
@@ -106,6 +113,7 @@ int run(int argc, char** argv) {
 }  // namespace pinion::cli
 
 int main(int argc, char** argv) {
+  signal(SIGXFSZ, SIG_IGN);  // a write past the limit on file sizes then fails as on a full disk, and is reported so
   try {
     return pinion::cli::run(argc, argv);
   } catch (const pinion::DeviceError& e) {

@@ -16,13 +16,20 @@ struct Args {
   bool no_generation_prompt = false;
 };
 
+// The template's own errors say what and where; what to do is for the caller to know.
+Error with_remedy(Error error) {
+  if (error.message.find(" — ") == std::string::npos) error.message += " — correct the template, or the messages";
+  return error;
+}
+
 Status run(const Args& a) {
   PINION_TRY(std::filesystem::path dir, resolve_model(a.tokenizer.empty() ? a.model : a.tokenizer));
   PINION_TRY(std::optional<ChatTemplate> found, ChatTemplate::load(dir));
   if (!a.chat_template.empty()) {
     PINION_TRY(std::string source, read_file(a.chat_template, 16 << 20));
-    PINION_TRY(ChatTemplate given, ChatTemplate::parse(std::move(source)));
-    found = std::move(given);
+    auto given = ChatTemplate::parse(std::move(source));
+    if (!given) return with_remedy(std::move(given).error());
+    found = *std::move(given);
   }
   if (!found)
     return fail(Errc::not_found, "the model has no chat template", dir.string(),
@@ -34,11 +41,21 @@ Status run(const Args& a) {
   }
   if (!a.kwargs.empty()) {
     PINION_TRY(input.extra, parse_ordered_json(a.kwargs, "--template_kwargs"));
-    if (!input.extra.is_object()) return fail(Errc::invalid_argument, "must be a JSON object", "--template_kwargs");
+    if (!input.extra.is_object())
+      return fail(Errc::invalid_argument, "must be a JSON object", "--template_kwargs",
+                  "write it as {\"name\": value}");
   }
   input.add_generation_prompt = !a.no_generation_prompt;
-  PINION_TRY(std::string text, found->render(input));
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (!input.messages.is_array())
+    return fail(Errc::invalid_argument, "must be a list", a.messages, "write it as [{\"role\":…, \"content\":…}, …]");
+  for (size_t i = 0; i < input.messages.size(); ++i) {
+    if (!input.messages[i].is_object())
+      return fail(Errc::invalid_argument, fmt::format("message {} is not an object", i), a.messages,
+                  "write it as {\"role\":…, \"content\":…}");
+  }
+  const auto text = found->render(input);
+  if (!text) return with_remedy(text.error());
+  std::fwrite(text->data(), 1, text->size(), stdout);
   return {};
 }
 

@@ -193,6 +193,23 @@ Json rank_json(const RankPlan& plan, int tp_size, int pp_size) {
           {"slices", std::move(slices)}};
 }
 
+namespace {
+
+// Past 65504 float16 has only infinity, which turns every result into no number: refused, not written.
+Status check_f16(std::span<const std::byte> bytes, const std::string& tensor) {
+  for (size_t i = 0; i + 1 < bytes.size(); i += 2) {
+    uint16_t v = 0;
+    std::memcpy(&v, bytes.data() + i, 2);
+    if ((v & 0x7fff) != 0x7c00) continue;
+    return fail(Errc::invalid_argument,
+                fmt::format("the tensor \"{}\" holds values beyond 65504, the largest of float16", tensor), "--dtype",
+                "choose bfloat16 or float32");
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<TensorToWrite> slice_tensor(const Checkpoint& checkpoint, const TensorSlice& slice, DType dtype) {
   TensorRef source;
   if (!checkpoint.is_dummy()) {
@@ -239,7 +256,9 @@ Result<TensorToWrite> slice_tensor(const Checkpoint& checkpoint, const TensorSli
           }
         }
       });
-      PINION_OK(file.write(std::span<const std::byte>(buffer).first(count * row_bytes)));
+      const auto ready = std::span<const std::byte>(buffer).first(count * row_bytes);
+      if (!dummy && dtype == DType::f16 && source.dtype != DType::f16) PINION_OK(check_f16(ready, slice.name));
+      PINION_OK(file.write(ready));
     }
     return {};
   };

@@ -25,6 +25,7 @@ Status run(const Args& a) {
     PINION_TRY(dir, resolve_model(wanted));
   }
   PINION_TRY(Tokenizer tokenizer, Tokenizer::load(dir));
+  const char* form = a.decode ? "write a line as {\"ids\":[1,2,3]}" : "write a line as {\"text\":\"...\"}";
   std::string line;
   for (int64_t number = 1; std::getline(std::cin, line); ++number) {
     if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
@@ -32,19 +33,20 @@ Status run(const Args& a) {
     PINION_TRY(Json json, parse_json(line, where));
     const char* key = a.decode ? "ids" : "text";
     if (!json.is_object() || !json.contains(key))
-      return fail(Errc::invalid_argument, fmt::format("the line has no \"{}\"", key), where);
+      return fail(Errc::invalid_argument, fmt::format("the line has no \"{}\"", key), where, form);
     Json out;
     if (a.decode) {
       std::vector<int32_t> ids;
-      if (!json["ids"].is_array()) return fail(Errc::invalid_argument, "\"ids\" must be a list of integers", where);
+      if (!json["ids"].is_array())
+        return fail(Errc::invalid_argument, "\"ids\" must be a list of integers", where, form);
       for (const Json& id : json["ids"]) {
         if (!id.is_number_integer() || id.get<int64_t>() < 0 || id.get<int64_t>() > INT32_MAX)
-          return fail(Errc::invalid_argument, "\"ids\" must be a list of token ids", where);
+          return fail(Errc::invalid_argument, "\"ids\" must be a list of token ids", where, form);
         ids.push_back(id.get<int32_t>());
       }
       out["text"] = tokenizer.decode(ids, a.skip_special);
     } else {
-      if (!json["text"].is_string()) return fail(Errc::invalid_argument, "\"text\" must be a string", where);
+      if (!json["text"].is_string()) return fail(Errc::invalid_argument, "\"text\" must be a string", where, form);
       out["ids"] = tokenizer.encode(json["text"].get_ref<const std::string&>(), !a.no_special);
     }
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));

@@ -191,6 +191,11 @@ LoopStats EngineLoop::stats() const {
   return impl_->stats;
 }
 
+std::string EngineLoop::failure() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->dead;
+}
+
 const LoopOptions& EngineLoop::options() const {
   return impl_->options;
 }

@@ -25,7 +25,6 @@ struct LoopOptions {
   int32_t chunk_tokens = 512;     // largest prefill chunk of one sequence while others decode
   SchedulerPolicy policy = SchedulerPolicy::max_utilization;
   bool prefix_reuse = true;
-  bool deterministic = false;
 };
 
 struct LoopStats {  // a snapshot; counters since start
@@ -50,6 +49,7 @@ class EngineLoop {
   void cancel(uint64_t ticket);  // thread-safe; blocks are freed within one step; the sink gets finish == cancelled
   void drain();                  // refuse new requests, return when the last one finished. Thread-safe.
   LoopStats stats() const;       // thread-safe
+  std::string failure() const;   // why it has stopped for good (rule S8), empty while it serves. Thread-safe.
   const LoopOptions& options() const;  // with every limit as it is in force
   // Blocks are conserved, tables and reference counts agree: empty, or what is wrong. For tests, when idle.
   std::string integrity() const;

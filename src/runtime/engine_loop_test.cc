@@ -269,6 +269,28 @@ TEST(EngineLoop, ADeviceErrorFailsTheBatchAndTheLoopGoesOn) {
   EXPECT_EQ(loop.integrity(), "");
 }
 
+TEST(EngineLoop, AnErrorOfItsOwnStopsItForGoodAndSaysWhy) {
+  class Broken : public MockExecutor {
+   public:
+    using MockExecutor::MockExecutor;
+    uint64_t rope_variant(int32_t prompt_length) const override {  // is asked outside of any step
+      if (prompt_length == 3) throw std::logic_error("planted");
+      return 0;
+    }
+  };
+  const MockConfig config;
+  Broken model(config);
+  EngineLoop loop(model, nullptr, {});
+  EXPECT_EQ(run(loop, request({1, 2}, 4)).finish, FinishReason::length);
+  EXPECT_EQ(loop.failure(), "");
+  const OutputPiece last = run(loop, request({1, 2, 3}, 4));
+  EXPECT_EQ(last.finish, FinishReason::error);
+  EXPECT_EQ(loop.failure(), "planted");
+  const auto refused = loop.submit(request({1, 2}, 4), {});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, Errc::internal);
+}
+
 TEST(EngineLoop, NanLogitsEndOnlyTheirRequest) {
   const MockConfig config;
   MockExecutor model(config);

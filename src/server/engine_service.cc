@@ -11,6 +11,9 @@ void EngineGenerator::cancel(uint64_t ticket) {
 LoopStats EngineGenerator::stats() const {
   return loop_.stats();
 }
+std::string EngineGenerator::failure() const {
+  return loop_.failure();
+}
 
 // Hermes' form of tool calls is known by its tag, which its templates spell out for the model.
 ModelText::ModelText(const Tokenizer& tokenizer, const ChatTemplate* chat_template)

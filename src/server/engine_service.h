@@ -18,6 +18,7 @@ class EngineGenerator final : public Generator {
   Result<uint64_t> submit(Request request, OutputSink sink) override;
   void cancel(uint64_t ticket) override;
   LoopStats stats() const override;
+  std::string failure() const override;
 
  private:
   EngineLoop& loop_;

@@ -5,15 +5,11 @@ With --serve PINION MODEL it starts `PINION serve MODEL` on a free port itself, 
 """
 import argparse
 import asyncio
-import signal
-import socket
-import subprocess
 import sys
-import time
 import unittest
-import urllib.request
 
 import openai
+import pinion_server
 
 BASE = "http://127.0.0.1:8000"
 KEY = "none"
@@ -137,27 +133,6 @@ class Completions(unittest.TestCase):
         self.assertEqual(text, self.complete("The sea").choices[0].text)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def serve(binary, model):
-    port = free_port()
-    process = subprocess.Popen([binary, "serve", model, "--host", "127.0.0.1", "--port", str(port)])
-    for _ in range(600):
-        if process.poll() is not None:
-            sys.exit(f"the server ended with status {process.returncode}")
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1)
-            return process, f"http://127.0.0.1:{port}"
-        except OSError:
-            time.sleep(0.2)
-    process.kill()
-    sys.exit("the server was not ready within 120 s")
-
-
 def main():
     global BASE, KEY
     parser = argparse.ArgumentParser()
@@ -166,18 +141,17 @@ def main():
     parser.add_argument("--serve", nargs=2, metavar=("PINION", "MODEL"))
     args = parser.parse_args()
     BASE, KEY = args.url.rstrip("/"), args.key
-    process = None
-    if args.serve:
-        process, BASE = serve(*args.serve)
+    if not args.serve:
+        return run()
+    with pinion_server.Server(*args.serve) as server:  # must end with status 0 on SIGTERM
+        BASE = f"http://127.0.0.1:{server.port}"
+        return run()
+
+
+def run():
     result = unittest.main(argv=sys.argv[:1], exit=False, verbosity=2).result
-    status = 0 if result.wasSuccessful() else 1
-    if process:
-        process.send_signal(signal.SIGTERM)
-        if process.wait(timeout=60) != 0:
-            print(f"the server ended with status {process.returncode} on SIGTERM")
-            status = 1
-    sys.exit(status)
+    return 0 if result.wasSuccessful() else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
