@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "base/log.h"
 #include "compiler/compiler.h"
 
 namespace pinion {
@@ -59,6 +60,7 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
   ModelOverrides overrides = options.overrides;
   overrides.dtype = options.dtype;
   PINION_TRY(Model model, build_model(checkpoint.config(), checkpoint.config_path().string(), overrides));
+  PINION_TRY(const QuantizedCheckpoint quantized, QuantizedCheckpoint::open(checkpoint));
   timer.lap("read model");
   EngineContents c;
   c.graph = std::move(model.graph);
@@ -70,6 +72,10 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
   m.device = device.info().name;
   m.dtype = options.dtype.value_or(model.config.dtype);
   m.kv_dtype = options.kv_dtype.value_or(m.dtype);
+  if (quantized.is_quantized()) {
+    spdlog::info("the weights quantised by {} are expanded to {}: {} has no kernels that read them packed",
+                 quantized.source(), name(m.dtype), m.target);
+  }
   type_values(c.graph, backend.value_dtype(m.dtype));
   c.arena = plan_memory(c.graph);
   timer.lap("fuse and plan");
@@ -88,7 +94,7 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
   std::vector<std::byte> bytes;
   for (size_t i = 0; i < c.weights.size(); ++i) {
     bytes.resize(c.weights[i].spec.bytes());
-    PINION_OK(pack_weight(checkpoint, *uses[i], c.weights[i].spec, bytes));
+    PINION_OK(pack_weight(quantized, *uses[i], c.weights[i].spec, bytes));
     PINION_OK(writer.add_weight(c.weights[i], bytes));
     report.weight_bytes += bytes.size();
   }

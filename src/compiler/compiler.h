@@ -14,6 +14,7 @@
 #include "checkpoint/checkpoint.h"
 #include "engine/engine.h"
 #include "models/families.h"
+#include "quant/quantized_checkpoint.h"
 
 namespace pinion {
 
@@ -71,8 +72,9 @@ Result<std::vector<Program>> select_kernels(const Graph& graph, std::span<const 
 // Lists the distinct weights of the graph and which node uses which; the offsets are not known yet.
 void list_weights(const Graph& graph, DType dtype, std::vector<PackedWeight>& weights,
                   std::vector<std::vector<int32_t>>& node_weights, std::vector<const WeightUse*>& uses);
-// One weight's bytes in `spec`: parts read, checked against their shapes, converted and stacked or interleaved.
-Status pack_weight(const Checkpoint& checkpoint, const WeightUse& use, const WeightSpec& spec,
+// One weight's bytes in `spec`: parts read, checked against their shapes, expanded where they are quantised, converted
+// and stacked or interleaved.
+Status pack_weight(const QuantizedCheckpoint& checkpoint, const WeightUse& use, const WeightSpec& spec,
                    std::span<std::byte> out);
 
 }  // namespace pinion

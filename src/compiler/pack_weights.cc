@@ -1,9 +1,10 @@
-// Where weights and graph meet: by tensor name. Parts are read (weight_source.h), converted and stacked
-// (or interleaved) into the layout that the kernels read.
+// Where weights and graph meet: by tensor name. Parts are read (weight_source.h, quantized_weights.h),
+// converted and stacked (or interleaved) into the layout that the kernels read.
 #include <algorithm>
 
 #include "base/thread_pool.h"
 #include "compiler/compiler.h"
+#include "compiler/quantized_weights.h"
 #include "compiler/weight_source.h"
 
 namespace pinion {
@@ -29,23 +30,36 @@ void list_weights(const Graph& graph, DType dtype, std::vector<PackedWeight>& we
   }
 }
 
-Status pack_weight(const Checkpoint& checkpoint, const WeightUse& use, const WeightSpec& spec,
+Status pack_weight(const QuantizedCheckpoint& checkpoint, const WeightUse& use, const WeightSpec& spec,
                    std::span<std::byte> out) {
   const bool vector = use.rows == 1;
   const int64_t cols = vector ? 1 : use.cols;  // of one row of a part
   const size_t row_bytes = cols * byte_size(spec.dtype);
   ThreadPool pool(available_cpus());
+  QuantizedWeights quantized(checkpoint);
   int64_t done = 0;
   for (size_t p = 0; p < use.parts.size(); ++p) {
     if (use.interleave && p == use.parts.size() / 2) done = 0;  // the second half goes between the first's rows
     const WeightPart& part = use.parts[p];
-    PINION_TRY(const WeightSource source, WeightSource::open(checkpoint, part, cols, vector));
+    std::optional<QuantizedPart> packed;
+    if (!vector) {
+      PINION_TRY(packed, quantized.find(part, cols));
+    }
+    std::optional<WeightSource> source;
+    if (!packed) {
+      PINION_TRY(source, WeightSource::open(checkpoint.checkpoint(), part, cols, vector));
+    }
     const int64_t step = use.interleave ? 2 : 1,
                   first = done * step + (use.interleave && p >= use.parts.size() / 2 ? 1 : 0);
     constexpr int64_t kRows = 256;
     pool.run((part.rows + kRows - 1) / kRows, [&](int64_t chunk) {
       for (int64_t r = chunk * kRows; r < std::min(part.rows, (chunk + 1) * kRows); ++r) {
-        source.read(r, 0, cols, spec.dtype, out.data() + (first + r * step) * row_bytes);
+        std::byte* to = out.data() + (first + r * step) * row_bytes;
+        if (packed) {
+          packed->read(r, spec.dtype, to);
+        } else {
+          source->read(r, 0, cols, spec.dtype, to);
+        }
       }
     });
     done += part.rows;

@@ -32,6 +32,7 @@ class QuantizedCheckpoint {
   static Result<QuantizedCheckpoint> open(const Checkpoint& checkpoint);
 
   bool is_quantized() const { return source_ != nullptr; }
+  const Checkpoint& checkpoint() const { return *checkpoint_; }
   std::string_view source() const { return source_ ? source_->name() : "none"; }
   // As QuantSource::read, checked by validate(), and a tensor beside the linear that nobody read is an error: it would
   // change the result.
