@@ -1,13 +1,17 @@
-// Attention over the paged cache, flash style: scores of a tile of 64 keys for all query rows of a block, a running
-// softmax, and the weighted sum of V. A block's rows are (token, head of the group), so that the heads of one KV head
-// share its loads; keys and values of a tile are turned to f32 columns once for all of them (tile.h). Tiles and splits
-// lie at fixed positions and a key that a row may not see weighs exactly zero, so that a row's result depends neither
+// Attention over the paged cache, flash style: scores of a tile of 64 keys for
+// all query rows of a block, a running softmax, and the weighted sum of V. A
+// block's rows are (token, head of the group), so that the heads of one KV head
+// share its loads; keys and values of a tile are turned to f32 columns once for
+// all of them (tile.h). Tiles and splits lie at fixed positions and a key that
+// a row may not see weighs exactly zero, so that a row's result depends neither
 // on the rows beside it nor on how the work was divided.
 
 constexpr float kNone = -__builtin_inff();
-constexpr float kLeast = -3e38f;  // the maximum of no scores: finite, so that differences from it are numbers
+constexpr float kLeast = -3e38f;  // the maximum of no scores: finite, so that
+                                  // differences from it are numbers
 
-// A softmax under way: m the largest score, l the sum of weights, acc the weighted sum of V [rows][ld].
+// A softmax under way: m the largest score, l the sum of weights, acc the
+// weighted sum of V [rows][ld].
 struct Partial {
   float *m, *l, *acc;
   int64_t ld;
@@ -24,13 +28,15 @@ constexpr int kFewQueries = least(8, kTile);  // rows for which values are not w
 
 // What one thread works in.
 struct AttentionScratch {
-  float *keys, *values;          // [d][kTileRows] of one group of keys; [width / kTileRows][tile][kTileRows]
-  float *scores, *q, *packed_q;  // [rows][tile]; [rows][d]; tile after tile [d][rows of the tile]
+  float *keys,
+      *values;                   // [d][kKeys] of one group of keys; [width / kKeys][tile][kKeys]
+  float *scores, *q, *packed_q;  // [rows][tile]; [rows][d]; tile after tile
+                                 // [d][rows of the tile]
   float* by;                     // [rows]: by what the maximum's change scales a row
   float *total, *next;
   AttentionScratch(float* memory, int64_t rows, int64_t d)
       : keys(memory),
-        values(keys + d * kMaxTileRows),
+        values(keys + d * kMaxKeys),
         scores(values + kAttentionTile * attention_width(d)),
         q(scores + rows * kAttentionTile),
         packed_q(q + rows * d),
@@ -51,7 +57,8 @@ inline const char* key_block(const KvView& kv, int64_t seq, int64_t j) {
   return block < 0 ? nullptr : reinterpret_cast<const char*>(kv.base) + block * kv.block_stride;
 }
 
-// The keys [from, to) of the tile at `base`: null elsewhere, and where a block was freed.
+// The keys [from, to) of the tile at `base`: null elsewhere, and where a block
+// was freed.
 template <class T>
 struct KeyTile {
   const T* k[kAttentionTile];
@@ -76,23 +83,23 @@ struct KeyTile {
   }
 };
 
-// Keys first … first + kTileRows of a tile as columns; false when there is none. What stands for an absent key is
-// masked later.
+// Keys first … first + kKeys of a tile as columns; false when there is none.
+// What stands for an absent key is masked later.
 template <class E>
 inline bool convert_keys(const KeyTile<typename E::T>& tile, int64_t first, int64_t d, float* out) {
   using T = typename E::T;
   if (tile.strided) {
-    convert<E>(StridedRows<T>(tile.k[first], d), d, out);
-    convert<E>(StridedRows<T>(tile.k[first + kW], d), d, out + kW);
+    convert<E, kKeys>(StridedRows<T>(tile.k[first], d), d, out);
+    convert<E, kKeys>(StridedRows<T>(tile.k[first + kW], d), d, out + kW);
     return true;
   }
-  const T* rows[kTileRows];
+  const T* rows[kKeys];
   const T* some = nullptr;
-  for (int64_t i = 0; i < kTileRows; ++i) some = tile.k[first + i] != nullptr ? tile.k[first + i] : some;
+  for (int64_t i = 0; i < kKeys; ++i) some = tile.k[first + i] != nullptr ? tile.k[first + i] : some;
   if (some == nullptr) return false;
-  for (int64_t i = 0; i < kTileRows; ++i) rows[i] = tile.k[first + i] != nullptr ? tile.k[first + i] : some;
-  convert<E>(ListedRows<T>{rows}, d, out);
-  convert<E>(ListedRows<T>{rows + kW}, d, out + kW);
+  for (int64_t i = 0; i < kKeys; ++i) rows[i] = tile.k[first + i] != nullptr ? tile.k[first + i] : some;
+  convert<E, kKeys>(ListedRows<T>{rows}, d, out);
+  convert<E, kKeys>(ListedRows<T>{rows + kW}, d, out + kW);
   return true;
 }
 
@@ -113,12 +120,13 @@ inline void fetch(const KeyTile<T>& next, int64_t i, int64_t d) {
   }
 }
 
-// acc = acc * by + the first n keys' values by their weights s, for few rows: values go from the cache into registers.
+// acc = acc * by + the first n keys' values by their weights s, for few rows:
+// values go from the cache into registers.
 template <class E, int kT>
 inline __attribute__((noinline)) void weigh_few(const KeyTile<typename E::T>& tile, const KeyTile<typename E::T>& next,
                                                 int64_t n, int64_t d, const float* s, const float* by,
                                                 const Partial& out) {
-  for (int64_t c = 0; c < d; c += kTileRows) {
+  for (int64_t c = 0; c < d; c += kKeys) {
     V sums[kT][2];
     PINION_UNROLL for (int t = 0; t < kT; ++t) {
       PINION_UNROLL for (int h = 0; h < 2; ++h) {
@@ -142,14 +150,14 @@ inline __attribute__((noinline)) void weigh_few(const KeyTile<typename E::T>& ti
   }
 }
 
-// The first n values of a tile to f32 columns: [width / kTileRows][tile][kTileRows].
+// The first n values of a tile to f32 columns: [width / kKeys][tile][kKeys].
 template <class E>
 inline void convert_values(const KeyTile<typename E::T>& tile, int64_t n, int64_t d, float* out) {
-  for (int64_t c = 0; c < attention_width(d); c += kTileRows, out += kAttentionTile * kTileRows) {
+  for (int64_t c = 0; c < attention_width(d); c += kKeys, out += kAttentionTile * kKeys) {
     for (int64_t i = 0; i < n; ++i) {
       const bool present = tile.k[i] != nullptr;
-      F32::store(out + i * kTileRows, load_value<E>(tile.value(i), present, c, d));
-      F32::store(out + i * kTileRows + kW, load_value<E>(tile.value(i), present, c + kW, d));
+      F32::store(out + i * kKeys, load_value<E>(tile.value(i), present, c, d));
+      F32::store(out + i * kKeys + kW, load_value<E>(tile.value(i), present, c + kW, d));
     }
   }
 }
@@ -158,7 +166,8 @@ inline int64_t first_visible(int64_t position, int64_t window) {
   return window > 0 ? most(0, position - window + 1) : 0;
 }
 
-// The soft cap and ALiBi's bias on the scores of the keys base + first … base + last; the query sits at `position`.
+// The soft cap and ALiBi's bias on the scores of the keys base + first … base +
+// last; the query sits at `position`.
 inline void adjust_scores(const AttentionTask& task, int64_t head, int64_t position, int64_t base, int64_t first,
                           int64_t last, float* row) {
   if (task.softcap > 0) {
@@ -174,20 +183,22 @@ inline void adjust_scores(const AttentionTask& task, int64_t head, int64_t posit
   }
 }
 
-// Scores of one group of keys, its `columns` [d][kTileRows], for all rows: into s, kAttentionTile apart.
+// Scores of one group of keys, its `columns` [d][kKeys], for all rows: into s,
+// kAttentionTile apart.
 inline void score(const float* columns, int64_t rows, int64_t d, const float* packed_q, float* s) {
-  each_tile(rows, [&](int64_t first, int64_t size) {
+  each_tile<kTile>(rows, [&](int64_t first, int64_t size) {
     with_count<kTile>(size, [&]<int kT>() {
       for (int64_t k = 0; k < d; k += kSumBlock) {
-        add_tile<kT, false>(columns + k * kTileRows, packed_q + first * d + k * kT, least(kSumBlock, d - k), {}, k == 0,
-                            s + first * kAttentionTile, kAttentionTile);
+        add_tile<2, kT>(columns + k * kKeys, packed_q + first * d + k * kT, least(kSumBlock, d - k), {}, k == 0,
+                        s + first * kAttentionTile, kAttentionTile);
       }
     });
   });
 }
 
-// Scores to weights in place, for the keys base … base + tile of which row r sees [lo, hi) at most; the running softmax
-// of every row takes them in, but acc: `by` says how that is to be scaled.
+// Scores to weights in place, for the keys base … base + tile of which row r
+// sees [lo, hi) at most; the running softmax of every row takes them in, but
+// acc: `by` says how that is to be scaled.
 inline void softmax_rows(const AttentionTask& task, const AttentionBlock& b, int64_t base, int64_t lo, int64_t hi,
                          int64_t rows, float* s, const Partial& out, float* by) {
   const int64_t group = task.heads / task.kv_heads;
@@ -226,8 +237,8 @@ inline void softmax_rows(const AttentionTask& task, const AttentionBlock& b, int
 
 // acc = acc * by + the first n keys' values by their weights s.
 inline void weigh(int64_t n, int64_t rows, const float* s, const float* values, const float* by, const Partial& out) {
-  for (int64_t c = 0; c < out.ld; c += kTileRows) {
-    each_tile(rows, [&](int64_t first, int64_t size) {
+  for (int64_t c = 0; c < out.ld; c += kKeys) {
+    each_tile<kTile>(rows, [&](int64_t first, int64_t size) {
       with_count<kTile>(size, [&]<int kT>() {
         float* acc = out.acc + first * out.ld + c;
         V sums[kT][2];
@@ -236,7 +247,7 @@ inline void weigh(int64_t n, int64_t rows, const float* s, const float* values, 
           sums[t][0] = mul(F32::load(acc + t * out.ld), scale);
           sums[t][1] = mul(F32::load(acc + t * out.ld + kW), scale);
         }
-        multiply<kT, 1, kAttentionTile, false>(values + c * kAttentionTile, s + first * kAttentionTile, n, {}, sums);
+        multiply<2, kT, 1, kAttentionTile>(values + c * kAttentionTile, s + first * kAttentionTile, n, {}, sums);
         PINION_UNROLL for (int t = 0; t < kT; ++t) {
           F32::store(acc + t * out.ld, sums[t][0]);
           F32::store(acc + t * out.ld + kW, sums[t][1]);
@@ -260,7 +271,7 @@ inline void attend(const AttentionTask& task, const AttentionBlock& b, int64_t l
   for (int i = 0; base < hi; base += kAttentionTile, i ^= 1) {
     list(base + kAttentionTile, tiles[i ^ 1]);
     const int64_t from = most(lo, base), to = least(hi, base + kAttentionTile);
-    for (int64_t group = 0; group < kAttentionTile; group += kTileRows) {
+    for (int64_t group = 0; group < kAttentionTile; group += kKeys) {
       if (convert_keys<E>(tiles[i], group, d, at.keys)) score(at.keys, rows, d, at.packed_q, at.scores + group);
     }
     for (int64_t j = from - base; j < to - base; ++j) {
@@ -285,7 +296,7 @@ inline void scaled_queries(const AttentionTask& task, const AttentionBlock& b, c
     const float* from = task.q + (t * task.heads + b.kv_head * group) * d;
     for (int64_t i = 0; i < group * d; ++i) *q++ = from[i] * task.scale;
   }
-  pack_x(at.q, d, (b.last - b.first) * group, d, at.packed_q);
+  pack_rows<kTile>(at.q, d, (b.last - b.first) * group, d, at.packed_q);
 }
 
 // total takes in `next`, a later split.
@@ -307,7 +318,8 @@ inline void write_rows(const AttentionTask& task, const AttentionBlock& b, const
     for (int64_t h = 0; h < group; ++h, ++r) {
       float* y = task.y + (t * task.heads + b.kv_head * group + h) * d;
       float by = total.l[r] > 0 ? 1 / total.l[r] : 0;
-      if (task.sinks != nullptr) {  // one more term of the softmax's sum, relative to the larger of both maxima
+      if (task.sinks != nullptr) {  // one more term of the softmax's sum,
+                                    // relative to the larger of both maxima
         const float sink = task.sinks[b.kv_head * group + h], m = sink > total.m[r] ? sink : total.m[r];
         const float own = exp_scalar(total.m[r] - m);
         by = own / (total.l[r] * own + exp_scalar(sink - m));

@@ -1,8 +1,10 @@
-// y = x W^T over a range of weight rows. gemv, for one row of x, multiplies the columns as they come out of the
-// transposition; gemm keeps a block of them in L1 for all rows of x. Both leave raw sums in a small buffer, which the
+// y = x W^T over a range of weight rows. gemv, for one row of x, multiplies the
+// columns as they come out of the transposition; gemm keeps a block of them in
+// L1 for all rows of x. Both leave raw sums in a small buffer, which the
 // epilogue turns into outputs.
 
-// raw[t][0 … n) holds the sums of weight rows first … first + n of row m + t; n is even when gated.
+// raw[t][0 … n) holds the sums of weight rows first … first + n of row m + t; n
+// is even when gated.
 inline void finish(const LinearTask& task, float* raw, int64_t ld_raw, int64_t first, int64_t n, int64_t m,
                    int64_t tokens) {
   const int64_t width = task.gated ? task.out / 2 : task.out;
@@ -33,21 +35,30 @@ inline void finish(const LinearTask& task, float* raw, int64_t ld_raw, int64_t f
   }
 }
 
+constexpr int kTileRows = kLinearVectors * kW;  // weight rows of gemm's register tile, beside kLinearTile rows of x
+
+inline void pack_x(const float* x, int64_t ldx, int64_t n, int64_t k, float* out) {
+  pack_rows<kLinearTile>(x, ldx, n, k, out);
+}
+
 template <class E>
 inline void gemv_rows(const LinearTask& task, int64_t distance, int64_t first, int64_t last) {
   using T = typename E::T;
   const auto* weight = static_cast<const T*>(task.weight.data);
+  constexpr int kRows = 2 * kW;  // two chains of sums: enough for the memory's pace
   const int64_t k = task.k;
-  for (int64_t row = first; row < last; row += kTileRows) {
-    float raw[kTileRows];
-    tile_rows(weight + row * k, k, last - row, [&](const auto& low, const auto& high) {
+  for (int64_t row = first; row < last; row += kRows) {
+    float raw[kRows];
+    tile_rows<2>(weight + row * k, k, last - row, [&](const auto& rows) {
+      const auto low = rows[0], high = rows[1];
       V total[2] = {zero(), zero()};
       for (int64_t k0 = 0; k0 < k; k0 += kSumBlock) {
         const int64_t k1 = least(k, k0 + kSumBlock);
         V s[2] = {zero(), zero()};
         for (int64_t c = k0; c < k1; c += kStep<E>) {
-          // `distance` columns ahead, past the end of the rows in those that follow.
-          const int64_t to = c + distance < k ? c + distance : c + distance - k + kTileRows * k;
+          // `distance` columns ahead, past the end of the rows in those that
+          // follow.
+          const int64_t to = c + distance < k ? c + distance : c + distance - k + kRows * k;
           if (distance > 0) {
             PINION_UNROLL for (int i = 0; i < kW; ++i) __builtin_prefetch(low(i) + to, 0, 2);
             PINION_UNROLL for (int i = 0; i < kW; ++i) __builtin_prefetch(high(i) + to, 0, 2);
@@ -59,7 +70,7 @@ inline void gemv_rows(const LinearTask& task, int64_t distance, int64_t first, i
       }
       F32::store(raw, total[0]), F32::store(raw + kW, total[1]);
     });
-    finish(task, raw, kTileRows, row, least(kTileRows, last - row), 0, 1);
+    finish(task, raw, kRows, row, least(kRows, last - row), 0, 1);
   }
 }
 
@@ -73,7 +84,7 @@ inline void gemm_rows(const LinearTask& task, const LinearTile& tile, int64_t fi
                       int64_t m_last, const float* x, float* scratch) {
   using T = typename E::T;
   const auto* weight = static_cast<const T*>(task.weight.data);
-  const int64_t k = task.k, tokens = m_last - m_first, tiles = (tokens + kTile - 1) / kTile;
+  const int64_t k = task.k, tokens = m_last - m_first, tiles = (tokens + kLinearTile - 1) / kLinearTile;
   float *block = scratch, *raw = block + kTileRows * kSumBlock;
   constexpr int kLines = kSumBlock * sizeof(T) / 64;
   for (int64_t panel = first; panel < last; panel += tile.panel) {
@@ -83,9 +94,8 @@ inline void gemm_rows(const LinearTask& task, const LinearTile& tile, int64_t fi
       for (int64_t row = panel; row < end; row += kTileRows) {
         for (int64_t k0 = chunk; k0 < chunk_end; k0 += kSumBlock) {
           const int64_t width = least(kSumBlock, chunk_end - k0);
-          tile_rows(weight + row * k + k0, k, end - row, [&](const auto& low, const auto& high) {
-            convert<E>(low, width, block);
-            convert<E>(high, width, block + kW);
+          tile_rows<kLinearVectors>(weight + row * k + k0, k, end - row, [&](const auto& rows) {
+            for (int r = 0; r < kLinearVectors; ++r) convert<E, kTileRows>(rows[r], width, block + r * kW);
           });
           // While this block is multiplied, the one that comes next is fetched.
           const T* next = weight + row * k + k0 + kSumBlock;
@@ -97,16 +107,12 @@ inline void gemm_rows(const LinearTask& task, const LinearTile& tile, int64_t fi
           }
           Ahead ahead{.at = reinterpret_cast<const char*>(next), .step = k * static_cast<int64_t>(sizeof(T))};
           int64_t i = 0;
-          each_tile(tokens, [&](int64_t m, int64_t size) {
+          each_tile<kLinearTile>(tokens, [&](int64_t m, int64_t size) {
             ahead.first = static_cast<int>(i * kLines / tiles), ahead.last = static_cast<int>(++i * kLines / tiles);
-            const float* at = x + k0 * tokens + m * width;
+            ahead.rows = next != nullptr && ahead.first < ahead.last ? kTileRows : 0;
             float* to = raw + m * tile.panel + (row - panel);
-            with_count<kTile>(size, [&]<int kT>() {
-              if (next != nullptr && ahead.first < ahead.last) {
-                add_tile<kT, true>(block, at, width, ahead, k0 == 0, to, tile.panel);
-              } else {
-                add_tile<kT, false>(block, at, width, ahead, k0 == 0, to, tile.panel);
-              }
+            with_count<kLinearTile>(size, [&]<int kT>() {
+              add_tile<kLinearVectors, kT>(block, x + k0 * tokens + m * width, width, ahead, k0 == 0, to, tile.panel);
             });
           });
         }
