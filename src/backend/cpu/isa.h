@@ -1,8 +1,7 @@
-// The boundary between code compiled for the baseline and code compiled per
-// ISA: plain structs in, one table of function pointers per ISA. Everything
-// behind the table runs on one thread over a range that the launch code hands
-// out, and calls no inline function shared with other translation units, which
-// the linker might keep in its AVX-512 form.
+// The boundary between code compiled for the baseline and code compiled per ISA: plain structs in, one table of
+// function pointers per ISA. Everything behind the table runs on one thread over a range that the launch code hands
+// out, and calls no inline function shared with other translation units, which the linker might keep in its AVX-512
+// form.
 #pragma once
 
 #include <cstddef>
@@ -29,10 +28,8 @@ struct LinearTask {
   bool gated = false;
 };
 
-// How gemm walks: all blocks of `k_chunk` columns of a `panel` of weight rows
-// are multiplied before the next chunk's, so that a chunk of x stays in the
-// caches; `m_block` rows of x at most. Multiples of kMaxTileRows, of kSumBlock,
-// any.
+// How gemm walks: all blocks of `k_chunk` columns of a `panel` of weight rows are multiplied before the next chunk's,
+// so that a chunk of x stays in the caches; `m_block` rows of x at most. Multiples of kMaxTileRows, of kSumBlock, any.
 struct LinearTile {
   int64_t panel = 144, k_chunk = 512, m_block = 264;
 };
@@ -55,15 +52,14 @@ struct AttentionBlock {
   int64_t seq = 0, kv_head = 0, first = 0, last = 0;
 };
 
-inline constexpr int64_t kAttentionSplit = 1024;  // keys per partial result; fixed, so that results do not depend on
-                                                  // the batch
-inline constexpr int64_t kAttentionTile = 64;     // keys per softmax step
-inline constexpr int64_t kMaxLanes = 16;          // of any ISA
-inline constexpr int64_t kMaxTileRows =
-    3 * kMaxLanes;                                  // weight rows that gemm takes at once; ranges start at multiples
-inline constexpr int64_t kMaxKeys = 2 * kMaxLanes;  // keys that attention takes at once
-inline constexpr int64_t kSumBlock = 128;           // columns per partial sum of a linear
-inline constexpr int64_t kGemvRows = 1;             // rows of x that gemv takes
+// Keys per partial result; fixed, so that results do not depend on the batch.
+inline constexpr int64_t kAttentionSplit = 1024;
+inline constexpr int64_t kAttentionTile = 64;           // keys per softmax step
+inline constexpr int64_t kMaxLanes = 16;                // of any ISA
+inline constexpr int64_t kMaxTileRows = 3 * kMaxLanes;  // weight rows gemm takes at once; ranges start at multiples
+inline constexpr int64_t kMaxKeys = 2 * kMaxLanes;      // keys that attention takes at once
+inline constexpr int64_t kSumBlock = 128;               // columns per partial sum of a linear
+inline constexpr int64_t kGemvRows = 1;                 // rows of x that gemv takes
 
 struct RopeKvTask {
   const RopeKvWrite* op = nullptr;
@@ -91,18 +87,15 @@ struct IsaKernels {
   std::string_view name;
   int64_t lanes = 1;
 
-  // Weight rows [first, last). `distance`: columns to fetch ahead, 0 for none,
-  // less than k.
+  // Weight rows [first, last). `distance`: columns to fetch ahead, 0 for none, less than k.
   void (*gemv)(const LinearTask&, int64_t distance, int64_t first, int64_t last);
-  // Rows [m_first, m_last) of x, as pack_x left them (k * kSumBlock-wide blocks
-  // of them, in order), for weight rows [first, last).
+  // Rows [m_first, m_last) of x, as pack_x left them (k * kSumBlock-wide blocks of them, in order), for weight rows
+  // [first, last).
   void (*gemm)(const LinearTask&, const LinearTile&, int64_t first, int64_t last, int64_t m_first, int64_t m_last,
                const float* x, float* scratch);
-  void (*pack_x)(const float* x, int64_t ldx, int64_t n, int64_t k,
-                 float* out);  // n rows, at most kSumBlock columns
+  void (*pack_x)(const float* x, int64_t ldx, int64_t n, int64_t k, float* out);  // n rows, at most kSumBlock columns
 
-  // A block over all its keys; one split of a block into a partial (rows * (2 +
-  // head_dim) floats); partials into y.
+  // A block over all its keys; one split of a block into a partial (rows * (2 + head_dim) floats); partials into y.
   void (*attention)(const AttentionTask&, const AttentionBlock&, float* scratch);
   void (*attention_split)(const AttentionTask&, const AttentionBlock&, int64_t split, float* partial, float* scratch);
   void (*attention_merge)(const AttentionTask&, const AttentionBlock&, int64_t splits, float* partials);
@@ -113,8 +106,7 @@ struct IsaKernels {
 
   void (*rms_norm)(const float* x, FloatArray weight, int64_t width, float eps, float offset, float* y);
   void (*layer_norm)(const LayerNorm&, const float* x, FloatArray weight, FloatArray bias, int64_t group, float* y);
-  void (*add)(const float* a, const float* b, float scale, float* y,
-              int64_t n);  // a + scale * b
+  void (*add)(const float* a, const float* b, float scale, float* y, int64_t n);  // a + scale * b
   void (*act)(Activation, const float* x, float* y, int64_t n);
   void (*gated_act)(Activation, const float* gate, const float* up, float* y, int64_t n);
   void (*soft_cap)(const float* x, float scale, float cap, float* y, int64_t n);
@@ -131,16 +123,14 @@ struct IsaKernels {
   void (*mla_absorb)(FloatArray weight, int64_t n, int64_t cols, const float* x, int64_t ldx, int64_t m, float* y,
                      int64_t ldy);
 
-  // For measuring this machine: reads whole 1 KiB pieces as `streams` (1, 2, 4,
-  // 8) runs side by side; multiply-adds in registers, 2 * lanes * 12 * rounds
-  // operations. The result only keeps the work from being optimised away.
+  // For measuring this machine: reads whole 1 KiB pieces as `streams` (1, 2, 4, 8) runs side by side; multiply-adds in
+  // registers, 2 * lanes * 12 * rounds operations. The result only keeps the work from being optimised away.
   float (*read)(const std::byte* data, int64_t bytes, int64_t streams, bool prefetch);
   float (*multiply_add)(int64_t rounds);
 };
 
-// The tile that suits a number of rows. Few: x stays in L2 whatever the order,
-// and weights are best read row by row. Many: a chunk of x is to stay in L2
-// while a panel of weights passes by.
+// The tile that suits a number of rows. Few: x stays in L2 whatever the order, and weights are best read row by row.
+// Many: a chunk of x is to stay in L2 while a panel of weights passes by.
 inline constexpr int64_t kFewRows = 64;
 constexpr LinearTile linear_tile(int64_t rows, int64_t k) {
   if (rows > kFewRows) return {.panel = 3 * kMaxTileRows, .k_chunk = 512, .m_block = 264};

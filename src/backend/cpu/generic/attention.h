@@ -1,17 +1,13 @@
-// Attention over the paged cache, flash style: scores of a tile of 64 keys for
-// all query rows of a block, a running softmax, and the weighted sum of V. A
-// block's rows are (token, head of the group), so that the heads of one KV head
-// share its loads; keys and values of a tile are turned to f32 columns once for
-// all of them (tile.h). Tiles and splits lie at fixed positions and a key that
-// a row may not see weighs exactly zero, so that a row's result depends neither
+// Attention over the paged cache, flash style: scores of a tile of 64 keys for all query rows of a block, a running
+// softmax, and the weighted sum of V. A block's rows are (token, head of the group), so that the heads of one KV head
+// share its loads; keys and values of a tile are turned to f32 columns once for all of them (tile.h). Tiles and splits
+// lie at fixed positions and a key that a row may not see weighs exactly zero, so that a row's result depends neither
 // on the rows beside it nor on how the work was divided.
 
 constexpr float kNone = -__builtin_inff();
-constexpr float kLeast = -3e38f;  // the maximum of no scores: finite, so that
-                                  // differences from it are numbers
+constexpr float kLeast = -3e38f;  // the maximum of no scores: finite, so that differences from it are numbers
 
-// A softmax under way: m the largest score, l the sum of weights, acc the
-// weighted sum of V [rows][ld].
+// A softmax under way: m the largest score, l the sum of weights, acc the weighted sum of V [rows][ld].
 struct Partial {
   float *m, *l, *acc;
   int64_t ld;
@@ -28,10 +24,8 @@ constexpr int kFewQueries = least(8, kTile);  // rows for which values are not w
 
 // What one thread works in.
 struct AttentionScratch {
-  float *keys,
-      *values;                   // [d][kKeys] of one group of keys; [width / kKeys][tile][kKeys]
-  float *scores, *q, *packed_q;  // [rows][tile]; [rows][d]; tile after tile
-                                 // [d][rows of the tile]
+  float *keys, *values;          // [d][kKeys] of one group of keys; [width / kKeys][tile][kKeys]
+  float *scores, *q, *packed_q;  // [rows][tile]; [rows][d]; tile after tile [d][rows of the tile]
   float* by;                     // [rows]: by what the maximum's change scales a row
   float *total, *next;
   AttentionScratch(float* memory, int64_t rows, int64_t d)
@@ -57,8 +51,7 @@ inline const char* key_block(const KvView& kv, int64_t seq, int64_t j) {
   return block < 0 ? nullptr : reinterpret_cast<const char*>(kv.base) + block * kv.block_stride;
 }
 
-// The keys [from, to) of the tile at `base`: null elsewhere, and where a block
-// was freed.
+// The keys [from, to) of the tile at `base`: null elsewhere, and where a block was freed.
 template <class T>
 struct KeyTile {
   const T* k[kAttentionTile];
@@ -83,8 +76,8 @@ struct KeyTile {
   }
 };
 
-// Keys first … first + kKeys of a tile as columns; false when there is none.
-// What stands for an absent key is masked later.
+// Keys first … first + kKeys of a tile as columns; false when there is none. What stands for an absent key is masked
+// later.
 template <class E>
 inline bool convert_keys(const KeyTile<typename E::T>& tile, int64_t first, int64_t d, float* out) {
   using T = typename E::T;
@@ -120,8 +113,7 @@ inline void fetch(const KeyTile<T>& next, int64_t i, int64_t d) {
   }
 }
 
-// acc = acc * by + the first n keys' values by their weights s, for few rows:
-// values go from the cache into registers.
+// acc = acc * by + the first n keys' values by their weights s, for few rows: values go from the cache into registers.
 template <class E, int kT>
 inline __attribute__((noinline)) void weigh_few(const KeyTile<typename E::T>& tile, const KeyTile<typename E::T>& next,
                                                 int64_t n, int64_t d, const float* s, const float* by,
@@ -166,8 +158,7 @@ inline int64_t first_visible(int64_t position, int64_t window) {
   return window > 0 ? most(0, position - window + 1) : 0;
 }
 
-// The soft cap and ALiBi's bias on the scores of the keys base + first … base +
-// last; the query sits at `position`.
+// The soft cap and ALiBi's bias on the scores of the keys base + first … base + last; the query sits at `position`.
 inline void adjust_scores(const AttentionTask& task, int64_t head, int64_t position, int64_t base, int64_t first,
                           int64_t last, float* row) {
   if (task.softcap > 0) {
@@ -183,8 +174,7 @@ inline void adjust_scores(const AttentionTask& task, int64_t head, int64_t posit
   }
 }
 
-// Scores of one group of keys, its `columns` [d][kKeys], for all rows: into s,
-// kAttentionTile apart.
+// Scores of one group of keys, its `columns` [d][kKeys], for all rows: into s, kAttentionTile apart.
 inline void score(const float* columns, int64_t rows, int64_t d, const float* packed_q, float* s) {
   each_tile<kTile>(rows, [&](int64_t first, int64_t size) {
     with_count<kTile>(size, [&]<int kT>() {
@@ -196,9 +186,8 @@ inline void score(const float* columns, int64_t rows, int64_t d, const float* pa
   });
 }
 
-// Scores to weights in place, for the keys base … base + tile of which row r
-// sees [lo, hi) at most; the running softmax of every row takes them in, but
-// acc: `by` says how that is to be scaled.
+// Scores to weights in place, for the keys base … base + tile of which row r sees [lo, hi) at most; the running softmax
+// of every row takes them in, but acc: `by` says how that is to be scaled.
 inline void softmax_rows(const AttentionTask& task, const AttentionBlock& b, int64_t base, int64_t lo, int64_t hi,
                          int64_t rows, float* s, const Partial& out, float* by) {
   const int64_t group = task.heads / task.kv_heads;
@@ -318,8 +307,7 @@ inline void write_rows(const AttentionTask& task, const AttentionBlock& b, const
     for (int64_t h = 0; h < group; ++h, ++r) {
       float* y = task.y + (t * task.heads + b.kv_head * group + h) * d;
       float by = total.l[r] > 0 ? 1 / total.l[r] : 0;
-      if (task.sinks != nullptr) {  // one more term of the softmax's sum,
-                                    // relative to the larger of both maxima
+      if (task.sinks != nullptr) {  // one more term of the softmax's sum, relative to the larger of both maxima
         const float sink = task.sinks[b.kv_head * group + h], m = sink > total.m[r] ? sink : total.m[r];
         const float own = exp_scalar(total.m[r] - m);
         by = own / (total.l[r] * own + exp_scalar(sink - m));

@@ -1,10 +1,8 @@
-// y = x W^T over a range of weight rows. gemv, for one row of x, multiplies the
-// columns as they come out of the transposition; gemm keeps a block of them in
-// L1 for all rows of x. Both leave raw sums in a small buffer, which the
+// y = x W^T over a range of weight rows. gemv, for one row of x, multiplies the columns as they come out of the
+// transposition; gemm keeps a block of them in L1 for all rows of x. Both leave raw sums in a small buffer, which the
 // epilogue turns into outputs.
 
-// raw[t][0 … n) holds the sums of weight rows first … first + n of row m + t; n
-// is even when gated.
+// raw[t][0 … n) holds the sums of weight rows first … first + n of row m + t; n is even when gated.
 inline void finish(const LinearTask& task, float* raw, int64_t ld_raw, int64_t first, int64_t n, int64_t m,
                    int64_t tokens) {
   const int64_t width = task.gated ? task.out / 2 : task.out;
@@ -56,8 +54,7 @@ inline void gemv_rows(const LinearTask& task, int64_t distance, int64_t first, i
         const int64_t k1 = least(k, k0 + kSumBlock);
         V s[2] = {zero(), zero()};
         for (int64_t c = k0; c < k1; c += kStep<E>) {
-          // `distance` columns ahead, past the end of the rows in those that
-          // follow.
+          // `distance` columns ahead, past the end of the rows in those that follow.
           const int64_t to = c + distance < k ? c + distance : c + distance - k + kRows * k;
           if (distance > 0) {
             PINION_UNROLL for (int i = 0; i < kW; ++i) __builtin_prefetch(low(i) + to, 0, 2);

@@ -1,7 +1,6 @@
 // exp and the activations, to about 2 units in the last place of f32.
 
-// Zero below -87 (so that masked scores weigh exactly nothing), finite
-// above 88.
+// Zero below -87 (so that masked scores weigh exactly nothing), finite above 88.
 inline V vexp(V x) {
   const V n = round_nearest(mul(min(max(x, set1(-87.5f)), set1(88.3f)), set1(1.44269504f)));
   const V clamped = min(max(x, set1(-87.5f)), set1(88.3f));

@@ -1,5 +1,4 @@
-// What the machine can do at best: loads that only add up, and multiply-adds
-// that never leave the registers.
+// What the machine can do at best: loads that only add up, and multiply-adds that never leave the registers.
 
 template <int kStreams, bool kPrefetch>
 inline float read_streams(const std::byte* data, int64_t bytes) {
@@ -30,8 +29,7 @@ inline float read(const std::byte* data, int64_t bytes, int64_t streams, bool pr
 }
 
 inline float multiply_add(int64_t rounds) {
-  constexpr int kChains = 12;  // latency 4 at two a cycle, with room; fits the
-                               // 16 registers of the smaller ISAs
+  constexpr int kChains = 12;  // latency 4 at two a cycle, with room; fits the 16 registers of the smaller ISAs
   V s[kChains];
   PINION_UNROLL for (int i = 0; i < 8; ++i) s[i] = set1(static_cast<float>(i));
   PINION_UNROLL for (int i = 8; i < kChains; ++i) s[i] = set1(static_cast<float>(i));

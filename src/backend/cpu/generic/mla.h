@@ -1,5 +1,4 @@
-// Multi-head latent attention: the write into the latent cache, reading it
-// back, and queries into the latent space.
+// Multi-head latent attention: the write into the latent cache, reading it back, and queries into the latent space.
 
 inline void mla_kv_write(const MlaWriteTask& task, int64_t seq, int64_t token) {
   const MlaKvWrite& op = *task.op;
@@ -16,8 +15,7 @@ inline void mla_kv_write(const MlaWriteTask& task, int64_t seq, int64_t token) {
   with_type(task.kv->dtype, [&]<class E>(E) { write_head<E>(*task.kv, seq, task.positions[token], 0, width, row, 0); });
 }
 
-// Latents [first, first + n) of a sequence to f32: their first `rank` numbers
-// to c, densely, the rest to pe, ld apart.
+// Latents [first, first + n) of a sequence to f32: their first `rank` numbers to c, densely, the rest to pe, ld apart.
 inline void mla_load(const KvView& kv, int64_t seq, int64_t first, int64_t n, int64_t rank, int64_t rope, float* c,
                      float* pe, int64_t ld) {
   with_type(kv.dtype, [&]<class E>(E) {
@@ -35,8 +33,7 @@ inline void mla_load(const KvView& kv, int64_t seq, int64_t first, int64_t n, in
   });
 }
 
-// y[t][c … c + C * W) = sum over i of x[t][i] * w[i][c …] for T rows, i
-// ascending.
+// y[t][c … c + C * W) = sum over i of x[t][i] * w[i][c …] for T rows, i ascending.
 template <class E, int T, int C>
 inline __attribute__((always_inline)) void absorb_tile(const typename E::T* w, int64_t n, int64_t cols, const float* x,
                                                        int64_t ldx, float* y, int64_t ldy) {

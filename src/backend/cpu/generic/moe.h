@@ -1,8 +1,7 @@
-// What mixture-of-experts adds to the linears: epilogues over a row's
-// interleaved gate and up sums, and the weighted sum of the experts' outputs.
+// What mixture-of-experts adds to the linears: epilogues over a row's interleaved gate and up sums, and the weighted
+// sum of the experts' outputs.
 
-// raw holds gate and up side by side, n pairs; gate and up are scratch of n
-// floats each.
+// raw holds gate and up side by side, n pairs; gate and up are scratch of n floats each.
 inline void split_pairs(const float* raw, int64_t n, float* gate, float* up) {
   for (int64_t i = 0; i < n; ++i) gate[i] = raw[2 * i], up[i] = raw[2 * i + 1];
 }
@@ -16,8 +15,7 @@ inline void clamped_swiglu(const float* gate, const float* up, float limit, floa
   });
 }
 
-// y = sum over j of weights[j] * h[j], in this order; then shared * factor is
-// added (null: none).
+// y = sum over j of weights[j] * h[j], in this order; then shared * factor is added (null: none).
 inline void weighted_sum(const float* h, const float* weights, int64_t top_k, int64_t width, const float* shared,
                          float factor, float* y) {
   each_vector(width, [&](int64_t i, int lanes) {

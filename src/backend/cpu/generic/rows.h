@@ -1,8 +1,6 @@
-// Everything that works on one row at a time: norms, rotations, cache writes,
-// element by element.
+// Everything that works on one row at a time: norms, rotations, cache writes, element by element.
 
-// Calls f(i, lanes) over [0, n) in vectors; f's loads and stores must honour
-// lanes < W.
+// Calls f(i, lanes) over [0, n) in vectors; f's loads and stores must honour lanes < W.
 template <class E>
 inline V load_lanes(const typename E::T* p, int lanes) {
   return lanes == kW ? E::load(p) : E::load_partial(p, lanes);
@@ -53,9 +51,7 @@ inline void layer_norm(const LayerNorm& op, const float* x, FloatArray weight, F
   each_vector(width, [&](int64_t i, int lanes) { s = add(s, load_lanes<F32>(x + i, lanes)); });
   const V mean = set1(hsum(s) / static_cast<float>(width));
   s = zero();
-  each_vector(width, [&](int64_t i,
-                         int lanes) {  // lanes past the end would count as
-                                       // -mean: y holds them as zeros
+  each_vector(width, [&](int64_t i, int lanes) {  // lanes past the end would count as -mean: y holds them as zeros
     store_lanes<F32>(y + i, sub(load_lanes<F32>(x + i, lanes), mean), lanes);
     const V v = load_lanes<F32>(y + i, lanes);
     s = fma(v, v, s);

@@ -1,5 +1,4 @@
-// The table that an ISA exports. PINION_ISA_NAME is set by the file that
-// includes this.
+// The table that an ISA exports. PINION_ISA_NAME is set by the file that includes this.
 
 inline constexpr IsaKernels kTable{.name = PINION_ISA_NAME,
                                    .lanes = kW,

@@ -1,9 +1,7 @@
-// The one inner product of the CPU backend. Lanes are outputs (weight rows,
-// keys): a block of rows is turned into columns of f32 once, [k][rows], and
-// each column is multiplied by one number of each row of x. Every output of
-// every kernel is summed in one order: blocks of kSumBlock columns, ascending
-// within a block, the blocks' sums added in order. So the kernels agree bit for
-// bit whatever the number of rows, and any of them is batch invariant.
+// The one inner product of the CPU backend. Lanes are outputs (weight rows, keys): a block of rows is turned into
+// columns of f32 once, [k][rows], and each column is multiplied by one number of each row of x. Every output of every
+// kernel is summed in one order: blocks of kSumBlock columns, ascending within a block, the blocks' sums added in
+// order. So the kernels agree bit for bit whatever the number of rows, and any of them is batch invariant.
 
 constexpr int kKeys = 2 * kW;  // keys of attention's register tile, beside kTile rows of queries
 static_assert(kLinearVectors * kW <= kMaxTileRows && kMaxTileRows % (kLinearVectors * kW) == 0);
@@ -32,8 +30,7 @@ inline __attribute__((always_inline)) void with_count(int64_t n, F&& f) {
   f.template operator()<N>();
 }
 
-// Calls f(first, size) for the tiles of at most N of n rows of x: as few as can
-// be, of equal size.
+// Calls f(first, size) for the tiles of at most N of n rows of x: as few as can be, of equal size.
 template <int N, class F>
 inline __attribute__((always_inline)) void each_tile(int64_t n, F&& f) {
   const int64_t tiles = (n + N - 1) / N;
@@ -47,8 +44,7 @@ inline __attribute__((always_inline)) void each_tile(int64_t n, F&& f) {
 template <class E>
 constexpr int kStep = kW* E::kPer;  // columns that one transposition takes
 
-// The columns [c, c + kStep) of kW rows, of which k exist: f(column, values of
-// the rows), ascending.
+// The columns [c, c + kStep) of kW rows, of which k exist: f(column, values of the rows), ascending.
 template <class E, class Rows, class F>
 inline __attribute__((always_inline)) void each_column(const Rows& rows, int64_t c, int64_t k, F&& f) {
   V v[kW], u[E::kPer];
@@ -87,9 +83,8 @@ struct ListedRows {
   const T* operator()(int i) const { return rows[i]; }
 };
 
-// Calls f with the R * W rows from `w` on, ld apart, as something whose [i] is
-// the i-th W of them. Past the n-th the last one is repeated; what it gives is
-// not used.
+// Calls f with the R * W rows from `w` on, ld apart, as something whose [i] is the i-th W of them. Past the n-th the
+// last one is repeated; what it gives is not used.
 template <int R, class T, class F>
 inline __attribute__((always_inline)) void tile_rows(const T* w, int64_t ld, int64_t n, F&& f) {
   struct Strided {
@@ -115,16 +110,15 @@ inline __attribute__((noinline)) void convert(const Rows& rows, int64_t k, float
   }
 }
 
-// What a multiplication fetches meanwhile: from each of `rows` rows `step`
-// bytes apart, the lines [first, last).
+// What a multiplication fetches meanwhile: from each of `rows` rows `step` bytes apart, the lines [first, last).
 struct Ahead {
   const char* at = nullptr;
   int64_t step = 0;
   int rows = 0, first = 0, last = 0;
 };
 
-// sums[t] += the sum over k columns of w [k][R * W] times x; the element
-// (column c, row t) of x is x[c * kColumn + t * kRow].
+// sums[t] += the sum over k columns of w [k][R * W] times x; the element (column c, row t) of x is x[c * kColumn + t *
+// kRow].
 template <int R, int T, int kColumn, int kRow>
 inline __attribute__((always_inline)) void multiply(const float* w, const float* x, int64_t k, Ahead ahead,
                                                     V (&sums)[T][R]) {
@@ -141,8 +135,7 @@ inline __attribute__((always_inline)) void multiply(const float* w, const float*
     }
     w += R * kW, x += kColumn;
   };
-  // Not unrolled: GCC 12 would move the sums from register to register, and
-  // spill some.
+  // Not unrolled: GCC 12 would move the sums from register to register, and spill some.
   int64_t c = 0;
   constexpr int kColumns = static_cast<int>(kSumBlock / (R * kW));  // a row's share of a block's time
   for (int row = 0; row < ahead.rows && c + kColumns <= k; ++row, c += kColumns) {
@@ -156,8 +149,8 @@ inline __attribute__((always_inline)) void multiply(const float* w, const float*
   }
 }
 
-// One block of columns of T packed rows of x, into sums `to` that lie ld apart:
-// set by the first block, added to by the others.
+// One block of columns of T packed rows of x, into sums `to` that lie ld apart: set by the first block, added to by the
+// others.
 template <int R, int T>
 inline __attribute__((noinline)) void add_tile(const float* w, const float* x, int64_t k, const Ahead& ahead,
                                                bool first_block, float* to, int64_t ld) {
@@ -174,8 +167,7 @@ inline __attribute__((noinline)) void add_tile(const float* w, const float* x, i
   }
 }
 
-// Columns [0, k) of n rows of x, ldx apart, tile of N rows after tile as
-// [k][rows of the tile].
+// Columns [0, k) of n rows of x, ldx apart, tile of N rows after tile as [k][rows of the tile].
 template <int N>
 inline void pack_rows(const float* x, int64_t ldx, int64_t n, int64_t k, float* out) {
   each_tile<N>(n, [&](int64_t first, int64_t size) {

@@ -1,10 +1,9 @@
-// Eight f32 lanes on AVX2 with FMA and F16C. Included inside an ISA's
-// namespace, after <immintrin.h>.
+// Eight f32 lanes on AVX2 with FMA and F16C. Included inside an ISA's namespace, after <immintrin.h>.
 
 using V = __m256;
 constexpr int kW = 8;
-// Register tiles: of attention 2 vectors of keys by kTile rows, of gemm
-// kLinearVectors of weight rows by kLinearTile.
+// Register tiles: attention takes 2 vectors of keys by kTile rows, gemm kLinearVectors of weight rows by kLinearTile
+// rows of x.
 constexpr int kTile = 6, kLinearVectors = 2, kLinearTile = 6;
 
 inline V zero() {
@@ -41,12 +40,10 @@ inline V scale_pow2(V a, V n) {
   const __m256i e = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
   return _mm256_mul_ps(a, _mm256_castsi256_ps(e));
 }
-inline V zero_where_less(V x, V limit,
-                         V value) {  // 0 where x < limit, value elsewhere
+inline V zero_where_less(V x, V limit, V value) {  // 0 where x < limit, value elsewhere
   return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NLT_UQ), value);
 }
-inline V negative_where(V sign_of,
-                        V value) {  // value with its sign flipped where sign_of is negative
+inline V negative_where(V sign_of, V value) {  // value with its sign flipped where sign_of is negative
   return _mm256_xor_ps(value, _mm256_and_ps(sign_of, _mm256_set1_ps(-0.0f)));
 }
 inline V absolute(V a) {
@@ -69,8 +66,7 @@ inline float hmax(V v) {
 
 // Lane j of v[i] changes places with lane i of v[j].
 inline __attribute__((always_inline)) void transpose(V (&v)[8]) {
-  V r[2][4];  // [four rows][column % 4]: each half holds one column of the four
-              // rows
+  V r[2][4];  // [four rows][column % 4]: each half holds one column of the four rows
   PINION_UNROLL for (int g = 0; g < 2; ++g) {
     const V a = _mm256_unpacklo_ps(v[4 * g], v[4 * g + 1]), b = _mm256_unpackhi_ps(v[4 * g], v[4 * g + 1]);
     const V c = _mm256_unpacklo_ps(v[4 * g + 2], v[4 * g + 3]), d = _mm256_unpackhi_ps(v[4 * g + 2], v[4 * g + 3]);
@@ -101,8 +97,7 @@ inline void store_halves(uint16_t* p, __m128i v, int n) {
   for (int i = 0; i < n; ++i) p[i] = part[i];
 }
 
-// Number types: loads and stores by lanes; and loads by 32-bit words of kPer
-// numbers, which unpack splits into vectors.
+// Number types: loads and stores by lanes; and loads by 32-bit words of kPer numbers, which unpack splits into vectors.
 struct F32 {
   using T = float;
   static constexpr int kPer = 1;

@@ -1,10 +1,9 @@
-// Sixteen f32 lanes on AVX-512 (F, BW, VL, DQ). Included inside an ISA's
-// namespace, after <immintrin.h>.
+// Sixteen f32 lanes on AVX-512 (F, BW, VL, DQ). Included inside an ISA's namespace, after <immintrin.h>.
 
 using V = __m512;
 constexpr int kW = 16;
-// Register tiles: of attention 2 vectors of keys by kTile rows, of gemm
-// kLinearVectors of weight rows by kLinearTile.
+// Register tiles: attention takes 2 vectors of keys by kTile rows, gemm kLinearVectors of weight rows by kLinearTile
+// rows of x.
 constexpr int kTile = 12, kLinearVectors = 3, kLinearTile = 8;
 
 inline V zero() {
@@ -40,12 +39,10 @@ inline V round_nearest(V a) {
 inline V scale_pow2(V a, V n) {
   return _mm512_scalef_ps(a, n);
 }
-inline V zero_where_less(V x, V limit,
-                         V value) {  // 0 where x < limit, value elsewhere
+inline V zero_where_less(V x, V limit, V value) {  // 0 where x < limit, value elsewhere
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), value);
 }
-inline V negative_where(V sign_of,
-                        V value) {  // value with its sign flipped where sign_of is negative
+inline V negative_where(V sign_of, V value) {  // value with its sign flipped where sign_of is negative
   return _mm512_xor_ps(value, _mm512_and_ps(sign_of, _mm512_set1_ps(-0.0f)));
 }
 inline V absolute(V a) {
@@ -67,8 +64,7 @@ inline float hmax(V v) {
 
 // Lane j of v[i] changes places with lane i of v[j].
 inline __attribute__((always_inline)) void transpose(V (&v)[16]) {
-  V r[4][4];  // [four rows][column % 4]: each quarter holds one column of the
-              // four rows
+  V r[4][4];  // [four rows][column % 4]: each quarter holds one column of the four rows
   PINION_UNROLL for (int g = 0; g < 4; ++g) {
     const V a = _mm512_unpacklo_ps(v[4 * g], v[4 * g + 1]), b = _mm512_unpackhi_ps(v[4 * g], v[4 * g + 1]);
     const V c = _mm512_unpacklo_ps(v[4 * g + 2], v[4 * g + 3]), d = _mm512_unpackhi_ps(v[4 * g + 2], v[4 * g + 3]);
@@ -98,8 +94,7 @@ inline __mmask16 first_lanes(int n) {
   return static_cast<__mmask16>((1u << n) - 1);
 }
 
-// Number types: loads and stores by lanes; and loads by 32-bit words of kPer
-// numbers, which unpack splits into vectors.
+// Number types: loads and stores by lanes; and loads by 32-bit words of kPer numbers, which unpack splits into vectors.
 struct F32 {
   using T = float;
   static constexpr int kPer = 1;

@@ -1,11 +1,10 @@
-// Four f32 lanes in the compiler's own vectors: the baseline of any machine,
-// and the last resort. Included inside an ISA's namespace, after <cmath> and
-// "tensor/convert.h".
+// Four f32 lanes in the compiler's own vectors: the baseline of any machine, and the last resort. Included inside an
+// ISA's namespace, after <cmath> and "tensor/convert.h".
 
 typedef float V __attribute__((vector_size(16)));
 constexpr int kW = 4;
-// Register tiles: of attention 2 vectors of keys by kTile rows, of gemm
-// kLinearVectors of weight rows by kLinearTile.
+// Register tiles: attention takes 2 vectors of keys by kTile rows, gemm kLinearVectors of weight rows by kLinearTile
+// rows of x.
 constexpr int kTile = 4, kLinearVectors = 2, kLinearTile = 4;
 
 inline V zero() {
@@ -73,8 +72,7 @@ inline void deinterleave(V a, V b, V& even, V& odd) {
   even = V{a[0], a[2], b[0], b[2]}, odd = V{a[1], a[3], b[1], b[3]};
 }
 
-// Number types: loads and stores by lanes; and loads by 32-bit words of kPer
-// numbers, which unpack splits into vectors.
+// Number types: loads and stores by lanes; and loads by 32-bit words of kPer numbers, which unpack splits into vectors.
 template <class E>
 struct Converted {  // a 2-byte format
   using T = uint16_t;

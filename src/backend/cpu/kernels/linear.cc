@@ -1,6 +1,5 @@
-// Linear on the CPU. All kernels sum every output in one order (generic/tile.h)
-// and agree bit for bit on one ISA, so all are batch invariant and a
-// deterministic engine may even mix them.
+// Linear on the CPU. All kernels sum every output in one order (generic/tile.h) and agree bit for bit on one ISA, so
+// all are batch invariant and a deterministic engine may even mix them.
 #include <algorithm>
 #include <array>
 
@@ -24,12 +23,10 @@ LinearTask task_of(const LaunchArgs& args) {
 }
 
 // ---- which numbers a tuning holds ----
-// gemv: {columns fetched ahead}.  gemm: {panel, k_chunk, m_block}; k_chunk 0:
-// all of k. All zero: the defaults.
+// gemv: {columns fetched ahead}.  gemm: {panel, k_chunk, m_block}; k_chunk 0: all of k. All zero: the defaults.
 
 constexpr int32_t kDistance = 512;
-constexpr int64_t kPackRows = 1056;  // rows of x packed at a time: bounds the workspace; weights are
-                                     // converted once each
+constexpr int64_t kPackRows = 1056;  // rows of x packed at a time, for each of which weights are converted once
 
 LinearTile tile_of(const Tuning& tuning, int64_t rows, int64_t k) {
   const auto& v = tuning.value;
@@ -88,8 +85,7 @@ size_t gemm_workspace(const Call& call, const Tuning& tuning, const DeviceInfo& 
 
 // ---- launch ----
 
-// Ranges of at least 64 KiB of weights, and a few per thread, so that a delayed
-// thread does not hold up the others.
+// Ranges of at least 64 KiB of weights, and a few per thread, so that a delayed thread does not hold up the others.
 int64_t rows_per_range(const LinearTask& task, int64_t panel, int threads) {
   const int64_t row_bytes = task.k * bit_size(task.weight.dtype) / 8;
   const int64_t wanted = std::max<int64_t>(1, std::min<int64_t>(8L * threads, task.out * row_bytes / 65536));
@@ -134,9 +130,8 @@ void gemm(const LaunchArgs& args, Stream& stream) {
                          packed + from * task.k + k0 * n);
       }
     });
-    // Neighbouring pieces share a panel, which the caches still hold; with one
-    // part a piece is a run of panels, so that what is fetched ahead is this
-    // thread's own.
+    // Neighbouring pieces share a panel, which the caches still hold; with one part a piece is a run of panels, so that
+    // what is fetched ahead is this thread's own.
     const int64_t range = parts > 1 ? tile.panel : rows_per_range(task, tile.panel, cpu.threads());
     cpu.run_slots((task.out + range - 1) / range * parts, [&](int64_t slot, int64_t i) {
       const int64_t part = i % parts, first = i / parts * range;
