@@ -2,6 +2,8 @@
 #include <fmt/format.h>
 #include <signal.h>
 
+#include <algorithm>
+#include <cctype>
 #include <memory>
 #include <thread>
 
@@ -18,6 +20,7 @@ struct Args {
   ModelArgs model;
   ServerOptions server;
   int port = 8000;
+  std::string tool_call_parser = "auto", reasoning_parser = "auto";
   std::string served_model_name, policy = "max_utilization";
   int32_t max_queue = 512, chunk_tokens = 512;
   bool no_prefix_reuse = false;
@@ -63,7 +66,10 @@ Status run(Args a) {
   options.prefix_reuse = !a.no_prefix_reuse;
   EngineLoop loop(*m.executor, m.tokenizer.get(), options);
   EngineGenerator generator(loop);
-  const ModelText text(*m.tokenizer, m.chat_template ? &*m.chat_template : nullptr);
+  const auto tools = a.tool_call_parser == "auto" ? std::nullopt : parse_tool_format(a.tool_call_parser);
+  const auto reasoning =
+      a.reasoning_parser == "auto" ? std::nullopt : std::optional<bool>(a.reasoning_parser != "none");
+  const ModelText text(*m.tokenizer, m.chat_template ? &*m.chat_template : nullptr, tools, reasoning);
   ModelService service{.generator = &generator,
                        .text = &text,
                        .name = a.served_model_name.empty() ? m.engine->manifest().model_name : a.served_model_name,
@@ -124,7 +130,26 @@ Verb add_serve(CLI::App& app) {
   app.add_flag("--no_prefix_reuse", a->no_prefix_reuse,
                "do not share the cache between prompts with a common beginning");
   app.add_option("--api_key", a->server.api_keys, "a key that clients must send (repeatable)");
+  app.add_option(
+         "--tool_call_parser", a->tool_call_parser,
+         "how the model writes tool calls: auto (as its chat template shows), none, hermes, llama3_json, mistral "
+         "or deepseek_v3")
+      ->check(CLI::IsMember({"auto", "none", "hermes", "llama3_json", "mistral", "deepseek_v3"}))
+      ->capture_default_str();
+  app.add_option("--reasoning_parser", a->reasoning_parser,
+                 "split <think>…</think> off the answer: auto (as its chat template shows), none, deepseek_r1 or qwen3")
+      ->check(CLI::IsMember({"auto", "none", "deepseek_r1", "qwen3"}))
+      ->capture_default_str();
+  app.add_option("--metrics_prefix", a->server.metrics_prefix, "of metric names; vllm: serves dashboards made for vLLM")
+      ->check([](const std::string& text) {
+        const bool legal =
+            std::ranges::all_of(text, [](unsigned char c) { return std::isalpha(c) || c == '_' || c == ':'; });
+        return legal ? std::string() : "letters, _ and : only";
+      })
+      ->capture_default_str();
   app.add_flag("--strict_fields", a->server.strict_fields, "refuse unknown request fields");
+  app.add_flag("--strict_model_name", a->server.strict_model_name,
+               "KServe: refuse model names other than the served one (any name means it otherwise)");
   return [a] { return run(*a); };
 }
 

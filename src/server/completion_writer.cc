@@ -45,7 +45,11 @@ CompletionWriter::CompletionWriter(CompletionCall call, const ModelService& mode
       created_(created),
       sequences_(call_.prompts.size() * static_cast<size_t>(call_.best_of)),
       open_(sequences_.size()) {
-  for (size_t i = 0; i < sequences_.size(); ++i) sequences_[i].prompt = i / static_cast<size_t>(call_.best_of);
+  for (size_t i = 0; i < sequences_.size(); ++i) {
+    sequences_[i].prompt = i / static_cast<size_t>(call_.best_of);
+    sequences_[i].reasoning_parser = ReasoningParser(call_.reasoning_open);
+    sequences_[i].tool_parser = ToolCallParser(call_.tool_format);
+  }
 }
 
 // max_tokens 0: the one token that the engine had to make is not part of the answer.
@@ -82,16 +86,22 @@ void CompletionWriter::add(size_t index, OutputPiece piece, std::string& out) {
 
   const bool ended = piece.finish != FinishReason::none;
   std::vector<ToolCall> calls;
-  if (call_.tool_calls) {
+  std::string reasoning;
+  if (call_.reasoning) {
     std::string content;
-    sequence.parser.add(piece.text, ended, content, calls);
+    sequence.reasoning_parser.add(piece.text, ended, reasoning, content);
+    piece.text = std::move(content);
+  }
+  if (call_.tool_format != ToolFormat::none) {
+    std::string content;
+    sequence.tool_parser.add(piece.text, ended, content, calls);
     piece.text = std::move(content);
     if (call_.one_tool_call && !calls.empty()) calls.resize(sequence.calls.empty() ? 1 : 0);
   }
   if (call_.stream) {
     if (!piece.prompt_logprobs.empty()) sequence.prompt_logprobs = std::move(piece.prompt_logprobs);
     begin(index, sequence, out);
-    emit(index, sequence, piece, out);
+    emit(index, sequence, piece, reasoning, out);
     if (!calls.empty()) {
       OrderedJson delta;
       delta["delta"]["tool_calls"] = calls_json(calls, fmt::format("{}_{}", id_, index), sequence.calls.size(), true);
@@ -112,6 +122,7 @@ void CompletionWriter::add(size_t index, OutputPiece piece, std::string& out) {
     return;
   }
   sequence.text += piece.text;
+  sequence.reasoning += reasoning;
   std::move(calls.begin(), calls.end(), std::back_inserter(sequence.calls));
   std::move(piece.logprobs.begin(), piece.logprobs.end(), std::back_inserter(sequence.logprobs));
   if (!piece.prompt_logprobs.empty()) sequence.prompt_logprobs = std::move(piece.prompt_logprobs);
@@ -137,8 +148,17 @@ void CompletionWriter::begin(size_t index, Sequence& sequence, std::string& out)
   event(index, std::move(choice), out);
 }
 
-void CompletionWriter::emit(size_t index, Sequence& sequence, const OutputPiece& piece, std::string& out) {
+void CompletionWriter::emit(size_t index, Sequence& sequence, const OutputPiece& piece, const std::string& reasoning,
+                            std::string& out) {
   const bool logprobs = call_.logprobs && !piece.logprobs.empty();
+  if (!reasoning.empty()) {  // under the names that DeepSeek's and vLLM's clients read
+    OrderedJson thought;
+    thought["delta"]["reasoning_content"] = reasoning;
+    thought["delta"]["reasoning"] = reasoning;
+    thought["logprobs"] = nullptr;
+    thought["finish_reason"] = nullptr;
+    event(index, std::move(thought), out);
+  }
   if (piece.text.empty() && !logprobs) return;
   OrderedJson choice;
   if (call_.chat) {
@@ -219,6 +239,10 @@ OrderedJson CompletionWriter::choice(size_t index, Sequence& sequence) const {
     message["content"] =
         sequence.text.empty() && !sequence.calls.empty() ? OrderedJson(nullptr) : OrderedJson(sequence.text);
     message["refusal"] = nullptr;
+    if (call_.reasoning) {
+      message["reasoning_content"] = sequence.reasoning;
+      message["reasoning"] = sequence.reasoning;
+    }
     if (!sequence.calls.empty())
       message["tool_calls"] = calls_json(sequence.calls, fmt::format("{}_{}", id_, index), 0, false);
     out["logprobs"] = call_.logprobs ? chat_logprobs(sequence.logprobs) : OrderedJson(nullptr);

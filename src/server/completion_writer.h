@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "server/openai_request.h"
+#include "server/reasoning.h"
 #include "server/response_writer.h"
 #include "server/tool_calls.h"
 
@@ -29,10 +30,11 @@ class CompletionWriter final : public ResponseWriter {
  private:
   struct Sequence {
     size_t prompt = 0;
-    std::string text;
+    std::string text, reasoning;
     std::vector<TokenLogprob> logprobs, prompt_logprobs;
     std::vector<ToolCall> calls;
-    ToolCallParser parser;
+    ReasoningParser reasoning_parser;
+    ToolCallParser tool_parser;
     FinishReason finish = FinishReason::none;
     std::string stop_reason;
     int32_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;
@@ -43,7 +45,7 @@ class CompletionWriter final : public ResponseWriter {
 
   void drop_score_token(OutputPiece& piece) const;
   void begin(size_t index, Sequence& sequence, std::string& out);
-  void emit(size_t index, Sequence& sequence, const OutputPiece& piece, std::string& out);
+  void emit(size_t index, Sequence& sequence, const OutputPiece& piece, const std::string& reasoning, std::string& out);
   void event(size_t index, OrderedJson choice, std::string& out) const;
   OrderedJson head(std::string_view object) const;
   OrderedJson usage() const;

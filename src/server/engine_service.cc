@@ -15,11 +15,16 @@ std::string EngineGenerator::failure() const {
   return loop_.failure();
 }
 
-// Hermes' form of tool calls is known by its tag, which its templates spell out for the model.
-ModelText::ModelText(const Tokenizer& tokenizer, const ChatTemplate* chat_template)
+// Templates of models that reason cut it out of earlier answers at the closing tag.
+ModelText::ModelText(const Tokenizer& tokenizer, const ChatTemplate* chat_template, std::optional<ToolFormat> tools,
+                     std::optional<bool> reasoning)
     : tokenizer_(tokenizer),
       template_(chat_template),
-      writes_tool_calls_(chat_template && chat_template->source().find("<tool_call>") != std::string::npos) {}
+      tool_format_(tools           ? *tools
+                   : chat_template ? tool_format_of(chat_template->source())
+                                   : ToolFormat::none),
+      writes_reasoning_(
+          reasoning.value_or(chat_template && chat_template->source().find("</think>") != std::string::npos)) {}
 
 std::vector<int32_t> ModelText::encode(std::string_view text, bool add_special_tokens) const {
   return tokenizer_.encode(text, add_special_tokens);

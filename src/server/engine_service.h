@@ -6,6 +6,8 @@
 //                        .vocab_size = …, .defaults = …};
 #pragma once
 
+#include <optional>
+
 #include "server/service.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
@@ -26,20 +28,24 @@ class EngineGenerator final : public Generator {
 
 class ModelText final : public TextCodec {
  public:
-  ModelText(const Tokenizer& tokenizer, const ChatTemplate* chat_template);  // borrowed; the template may be null
+  // Borrowed; the template may be null. Not given: the forms of tool calls and reasoning that the template shows.
+  ModelText(const Tokenizer& tokenizer, const ChatTemplate* chat_template, std::optional<ToolFormat> tools = {},
+            std::optional<bool> reasoning = {});
   std::vector<int32_t> encode(std::string_view text, bool add_special_tokens) const override;
   std::string decode(std::span<const int32_t> ids, bool skip_special_tokens) const override;
   std::string token_bytes(int32_t id) const override;
   std::string token_name(int32_t id) const override;
   bool has_chat_template() const override { return template_ != nullptr; }
-  bool writes_tool_calls() const override { return writes_tool_calls_; }
+  ToolFormat tool_format() const override { return tool_format_; }
+  bool writes_reasoning() const override { return writes_reasoning_; }
   Result<std::string> render(const OrderedJson& messages, const OrderedJson& tools, bool add_generation_prompt,
                              const OrderedJson& extra) const override;
 
  private:
   const Tokenizer& tokenizer_;
   const ChatTemplate* template_;
-  const bool writes_tool_calls_;
+  const ToolFormat tool_format_;
+  const bool writes_reasoning_;
 };
 
 }  // namespace pinion

@@ -30,7 +30,8 @@ class FakeText final : public TextCodec {
   }
   std::string token_name(int32_t id) const override { return token_bytes(id); }
   bool has_chat_template() const override { return chat; }
-  bool writes_tool_calls() const override { return tools; }
+  ToolFormat tool_format() const override { return tools ? ToolFormat::hermes : ToolFormat::none; }
+  bool writes_reasoning() const override { return reasoning; }
   Result<std::string> render(const OrderedJson& messages, const OrderedJson& tool_list, bool add_generation_prompt,
                              const OrderedJson& extra) const override {
     std::string out = tool_list.is_null() ? "" : tool_list.dump() + "\n";
@@ -43,7 +44,7 @@ class FakeText final : public TextCodec {
   }
 
   static constexpr int32_t bos = 256;
-  bool chat = true, tools = true;
+  bool chat = true, tools = true, reasoning = false;
 };
 
 class FakeGenerator final : public Generator {

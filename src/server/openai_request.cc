@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "server/reasoning.h"
 #include "server/sampling_fields.h"
 
 namespace pinion {
@@ -64,17 +65,16 @@ void read_max_tokens(RequestFields& fields, std::string_view name, int64_t least
   if (value >= 0) call.max_tokens = value;
 }
 
-void read_tool_fields(RequestFields& fields, CompletionCall& call, OrderedJson& tools) {
+void read_tool_fields(RequestFields& fields, const ModelService& model, CompletionCall& call, OrderedJson& tools) {
   bool parallel = true;
   fields.boolean("parallel_tool_calls", parallel);
   call.one_tool_call = !parallel;
-  call.tool_calls = !tools.is_null();
   fields.refuse("functions");
   fields.refuse("function_call");
   const OrderedJson* choice = fields.find("tool_choice");
-  if (!choice) return;
-  if (*choice == "none") {
-    call.tool_calls = false;
+  if (choice == nullptr) {
+    // as "auto" when there are tools
+  } else if (*choice == "none") {
     tools = nullptr;
   } else if (*choice == "auto") {
     if (tools.is_null()) fields.fail(bad_field("tool_choice", "\"auto\" needs tools"));
@@ -83,6 +83,10 @@ void read_tool_fields(RequestFields& fields, CompletionCall& call, OrderedJson& 
   } else {
     fields.fail(bad_field("tool_choice", "expected \"none\", \"auto\", \"required\" or a function"));
   }
+  if (tools.is_null()) return;
+  call.tool_format = model.text->tool_format();
+  if (call.tool_format == ToolFormat::none) fields.fail(unsupported_field("tools", "with this model's chat template"));
+  if (marked_by_special_tokens(call.tool_format)) call.sampling.skip_special_tokens = false;
 }
 
 ParsedCall finish(RequestFields& fields, const RequestLimits& limits, CompletionCall call) {
@@ -205,7 +209,7 @@ ParsedCall parse_chat_call(const OrderedJson& body, const ModelService& model, c
   read_common(fields, model, call);
   const OrderedJson messages = read_messages(fields, limits);
   OrderedJson tools = read_tools(fields);
-  read_tool_fields(fields, call, tools);
+  read_tool_fields(fields, model, call, tools);
   const OrderedJson extra = read_template_arguments(fields);
   bool add_generation_prompt = true, special = false;
   fields.boolean("add_generation_prompt", add_generation_prompt);
@@ -223,14 +227,14 @@ ParsedCall parse_chat_call(const OrderedJson& body, const ModelService& model, c
   if (top > 0 && !call.logprobs) fields.fail(bad_field("top_logprobs", "needs \"logprobs\": true"));
   if (call.logprobs) call.sampling.logprobs = top;
 
-  if (call.tool_calls && !model.text->writes_tool_calls())
-    fields.fail(unsupported_field("tools", "with this model's chat template"));
   if (fields.ok() && !model.text->has_chat_template()) {
     fields.fail({.message = "this model has no chat template: use /v1/completions", .code = "no_chat_template"});
   }
   if (!fields.ok()) return *fields.error();
   auto text = model.text->render(messages, tools, add_generation_prompt, extra);
   if (!text) return ApiError{.message = text.error().message, .param = "messages", .code = "template_error"};
+  call.reasoning = model.text->writes_reasoning();
+  call.reasoning_open = call.reasoning && ReasoningParser::open_after(*text);
   call.prompts.push_back(model.text->encode(*text, special));
   if (call.prompts[0].empty()) fields.fail(bad_field("messages", "the chat template makes an empty prompt of them"));
   read_choices(fields, limits, call);

@@ -305,6 +305,33 @@ TEST_F(ServerTest, HttpErrors) {
   EXPECT_EQ(status(get("/health")), 200);
 }
 
+std::vector<Json> events(const std::string& body) {
+  std::vector<Json> out;
+  constexpr std::string_view begin = "data: {";
+  for (size_t at = body.find(begin); at != std::string::npos; at = body.find(begin, at + 1)) {
+    out.push_back(Json::parse(body.substr(at + begin.size() - 1, body.find('\n', at) - at - begin.size() + 1)));
+  }
+  return out;
+}
+
+TEST_F(ServerTest, ReasoningIsSplitFromTheAnswer) {
+  text.reasoning = true;
+  generator.script = "<think>\nOne and one.\n</think>\n\nTwo.";
+  start();
+  const std::string request = R"({"messages":[{"role":"user","content":"1+1?"}],"max_tokens":100)";
+  const auto message = ask(post(chat_path, request + "}")).json()["choices"][0]["message"];
+  EXPECT_EQ(message["reasoning_content"], "One and one.");
+  EXPECT_EQ(message["content"], "Two.");
+  std::string reasoning, content;
+  for (const auto& event : events(ask(post(chat_path, request + R"(,"stream":true})")).body)) {
+    const auto& delta = event["choices"][0]["delta"];
+    if (delta.contains("reasoning_content")) reasoning += delta["reasoning_content"].get<std::string>();
+    if (delta.contains("content")) content += delta["content"].get<std::string>();
+  }
+  EXPECT_EQ(reasoning, "One and one.");
+  EXPECT_EQ(content, "Two.");
+}
+
 TEST_F(ServerTest, ErrorObject) {
   start();
   EXPECT_EQ(

@@ -12,6 +12,7 @@
 #include "base/result.h"
 #include "runtime/engine_loop.h"
 #include "runtime/request.h"
+#include "server/tool_calls.h"
 
 namespace pinion {
 
@@ -35,8 +36,8 @@ class TextCodec {
   virtual std::string token_bytes(int32_t id) const = 0;  // of one token; may be part of a character
   virtual std::string token_name(int32_t id) const = 0;   // as the tokenizer's file spells it
   virtual bool has_chat_template() const = 0;
-  // The template teaches the model to call tools as <tool_call>{"name":…,"arguments":…}</tool_call> (Hermes, Qwen).
-  virtual bool writes_tool_calls() const = 0;
+  virtual ToolFormat tool_format() const = 0;  // how the model writes tool calls; none: it was not taught to
+  virtual bool writes_reasoning() const = 0;   // between <think> and </think>, before its answer
   virtual Result<std::string> render(const OrderedJson& messages, const OrderedJson& tools, bool add_generation_prompt,
                                      const OrderedJson& extra) const = 0;
 };
