@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/kv_write.h"
@@ -25,6 +26,7 @@ std::string why_not_hopper(const Call& call, const DeviceInfo& info) {
   const auto& op = std::get<Attention>(*call.op);
   if (info.isa != "sm_90") return "is written for Hopper's tensor copies and warpgroups";
   if (op.head_dim < 64) return "takes head sizes from 64";  // smaller ones leave most of a copy empty
+  if (call.values.in[0] != call.kv_dtype) return "takes queries of the cache's type";
   return portable_attention().why_not(call, info);
 }
 
@@ -40,7 +42,8 @@ void launch_hopper(const LaunchArgs& args, Stream& stream) {
   const auto& op = std::get<Attention>(*args.op);
   const BatchView& batch = *args.batch;
   if (batch.tokens == 0) return;
-  if (batch.kv[op.layer].block_size % 16 != 0) return portable_attention().launch(args, stream);  // not of an engine
+  const uint32_t block = static_cast<uint32_t>(batch.kv[op.layer].block_size);
+  if (block < 16 || !std::has_single_bit(block)) return portable_attention().launch(args, stream);  // not of an engine
   if (args.in.size() == 3) write_kv(args, stream);
   // Which sequences there are is known on the device alone; here, that there can be none of a kind.
   const bool long_rows = batch.max_seq_tokens > 1 && batch.max_seq_tokens * (op.heads / op.kv_heads) > 32;

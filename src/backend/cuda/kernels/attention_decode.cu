@@ -5,6 +5,7 @@
 // takes every eighth unit and keeps a ring of tensor copies in flight without waiting for the others. A block whose
 // part ends within a head leaves a partial result; the last one to finish merges them in order.
 #include <algorithm>
+#include <bit>
 
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/attention.h"
@@ -23,8 +24,9 @@ namespace {
 constexpr int kRows = 16, kUnitKeys = 16, kSlab = kUnitKeys * 128;  // a slab: 64 columns of a unit, 128-byte rows
 
 struct DecodeParams {
-  CUtensorMap k, v;
+  CUtensorMap pages;
   AttentionTask task;
+  int32_t block_shift = 6;      // block_size = 1 << block_shift
   float* partials = nullptr;    // two per block: of the head it continues, of the head it leaves unfinished
   unsigned* tickets = nullptr;  // per block, zero between launches
 };
@@ -32,7 +34,7 @@ struct DecodeParams {
 template <int D>
 struct Ring {
   static constexpr int kWarps = D > 128 ? 4 : 8, kThreads = 32 * kWarps;
-  static constexpr int kSlabs = (D + 63) / 64, kBytes = 2 * kSlabs * kSlab;  // of a unit: K, then V
+  static constexpr int kSlabs = (D + 63) / 64, kBytes = 2 * kSlabs * kSlab;  // of a unit: slabs of K and V in turn
   static constexpr int kStages = 192 * 1024 / (kWarps * kBytes);             // as many bytes as can be in flight
   static constexpr int kExchange = kWarps * 4 * D;                           // floats: four rows of every warp's sums
   static constexpr size_t kShared =
@@ -61,17 +63,23 @@ __device__ Sequence sequence(const AttentionTask& task, int s) {
   return q;
 }
 
-// A place in the list of units.
-struct Cursor {
-  int s = 0, head = 0, unit = 0;
+// A block's part [begin, end) of the step's work, one head after another. Every head costs kHeadCost units beside those
+// it has, for its queries and the merging of its parts.
+constexpr int kHeadCost = 12;
+
+struct Walk {
+  int begin = 0, end = 0;
+  int s = 0, head = 0, head_at = 0;  // of the current head: where in the step's work it begins
+  int first = 0, until = 0;          // the units of it that are this block's; there may be none
   Sequence seq;
 
-  // Warp-wide: the place of unit `at` < the total.
-  __device__ void seek(const AttentionTask& task, int at) {
+  // Warp-wide: to the head that `begin` lies in.
+  __device__ void seek(const AttentionTask& task) {
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    int at = begin;
     for (int base = 0;; base += 32) {
       const Sequence q = sequence(task, base + lane);
-      const int mine = q.units * q.heads;
+      const int mine = work_of(q);
       int sum = mine;
 #pragma unroll
       for (int d = 1; d < 32; d *= 2) {
@@ -79,7 +87,7 @@ struct Cursor {
         if (lane >= d) sum += other;
       }
       const unsigned past = __ballot_sync(~0u, sum > at);
-      if (past != 0 || base + 32 >= task.seqs) {
+      if (past != 0) {
         const int found = __ffs(static_cast<int>(past)) - 1;
         at -= __shfl_sync(~0u, sum - mine, found);
         s = base + found;
@@ -88,28 +96,40 @@ struct Cursor {
       at -= __shfl_sync(~0u, sum, 31);
     }
     seq = sequence(task, s);
-    head = at / seq.units, unit = at % seq.units;
+    head = at / (seq.units + kHeadCost);
+    head_at = begin - at % (seq.units + kHeadCost);
+    clip();
   }
 
-  __device__ void advance(const AttentionTask& task, int n) {
-    unit += n;
-    while (unit >= seq.units) {
-      unit -= seq.units;
-      if (++head < seq.heads) continue;
+  // To the next head; false when it is no more of this block's.
+  __device__ bool next(const AttentionTask& task) {
+    head_at += seq.units + kHeadCost;
+    if (head_at + kHeadCost >= end) return false;
+    if (++head == seq.heads) {
       head = 0;
       do {
         seq = sequence(task, ++s);
-      } while (seq.units == 0 && s < task.seqs);
-      if (s >= task.seqs) return;
+      } while (seq.units == 0);
     }
+    clip();
+    return true;
+  }
+
+  __device__ static int work_of(const Sequence& q) {
+    return q.units > 0 ? (q.units + kHeadCost) * q.heads : 0;
+  }
+
+ private:
+  __device__ void clip() {
+    first = max(0, begin - head_at - kHeadCost);
+    until = min(seq.units, end - head_at - kHeadCost);
   }
 };
 
-__device__ int total_units(const AttentionTask& task) {
+__device__ int total_work(const AttentionTask& task) {
   int sum = 0;
   for (int s = static_cast<int>(threadIdx.x) % 32; s < task.seqs; s += 32) {
-    const Sequence q = sequence(task, s);
-    sum += q.units * q.heads;
+    sum += Walk::work_of(sequence(task, s));
   }
 #pragma unroll
   for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
@@ -162,66 +182,92 @@ struct WarpState {
   }
 
   __device__ void load_q(const AttentionTask& task, const Sequence& seq, int head) {
-    const int lane = static_cast<int>(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
+    const int g = static_cast<int>(threadIdx.x) % 32 / 4;
+    int64_t element[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const RowPlace row = place(task, seq, head, g + 8 * i);
       position[i] = row.head >= 0 ? seq.past + row.token : -1;
       slope[i] = task.alibi > 0 && row.head >= 0 ? slope_log2(task, row.head) : 0;
-      const int64_t from = row.head >= 0 ? row.element(task, seq) : -1;
+      element[i] = row.head >= 0 ? row.element(task, seq) : -1;
+    }
+    load_queries<T, D, false>(task, element, q);
+  }
+
+  // One unit, which lies at `tile` in shared memory and starts with key `key0`.
+  __device__ void attend(const AttentionTask& task, const Sequence& seq, uint32_t tile, int key0) {
+    const int lane = static_cast<int>(threadIdx.x) % 32, t = lane % 4;
+    float score[2][4] = {}, more[2][4] = {};  // two sums each, so that products wait less for one another
+    {
+      const int row = (lane & 7) + (lane >> 4) * 8, vector = (((lane >> 3) & 1) ^ (row & 7)) * 16;
+      const uint32_t from = tile + row * 128;
+      constexpr int kAhead = D > 128 ? 4 : D / 16;
+      static_assert(D / 16 % kAhead == 0);
 #pragma unroll
-      for (int k = 0; k < D / 16; ++k) {
+      for (int first = 0; first < D / 16; first += kAhead) {
+        uint32_t b[kAhead][4];
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int column = 16 * k + 8 * half + 2 * t;
-          float pair[2] = {0, 0};
-          if (from >= 0 && column < task.head_dim) load<2>(task.q, from + column, pair);
-          q[k][2 * half + i] = ptx::pack<T>(pair[0], pair[1]);
+        for (int k = first; k < first + kAhead; ++k) {
+          ptx::load_matrix_x4(b[k - first], from + k / 4 * 2 * kSlab + (vector ^ (k % 4 * 32)));
+        }
+#pragma unroll
+        for (int k = first; k < first + kAhead; ++k) {
+          const uint32_t(&keys)[4] = b[k - first];
+          ptx::mma_m16n8k16<T>(k % 2 == 0 ? score[0] : more[0], q[k], keys[0], keys[1]);
+          ptx::mma_m16n8k16<T>(k % 2 == 0 ? score[1] : more[1], q[k], keys[2], keys[3]);
         }
       }
     }
-  }
-
-  // One unit, which lies at `k_tile` and `v_tile` in shared memory and starts with key `key0`.
-  __device__ void attend(const AttentionTask& task, const Sequence& seq, uint32_t k_tile, uint32_t v_tile, int key0) {
-    const int lane = static_cast<int>(threadIdx.x) % 32, t = lane % 4;
-    float score[2][4] = {};
-    {
-      const int row = (lane & 7) + (lane >> 4) * 8, part = (lane >> 3) & 1;
-      const uint32_t from = k_tile + row * 128;
+    // The first values are on their way while the softmax is computed.
+    const int value_row = lane & 15, value_vector = ((lane >> 4) ^ (value_row & 7)) * 16;
+    const uint32_t values_at = tile + kSlab + value_row * 128;
+    constexpr int kEarly = 4;
+    uint32_t early[kEarly][4];
 #pragma unroll
-      for (int k = 0; k < D / 16; ++k) {
-        uint32_t b[4];
-        const int vector = (2 * (k % 4) + part) ^ (row & 7);
-        ptx::load_matrix_x4(b, from + k / 4 * kSlab + vector * 16);
-        ptx::mma_m16n8k16<T>(score[0], q[k], b[0], b[1]);
-        ptx::mma_m16n8k16<T>(score[1], q[k], b[2], b[3]);
-      }
+    for (int j = 0; j < kEarly; ++j) {
+      ptx::load_matrix_x4_transposed(early[j], values_at + j / 4 * 2 * kSlab + (value_vector ^ (j % 4 * 32)));
     }
-    const bool all_visible =
-        key0 + kUnitKeys <= seq.past + 1 && (task.window == 0 || key0 > seq.past + seq.tokens - 1 - task.window);
-    float top[2] = {largest[0], largest[1]};
+    float scale = task.score_scale;
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int key = key0 + 8 * j + 2 * t + (e & 1), at = position[e / 2];
-        float x = score[j][e] * task.score_scale;
-        if (task.softcap > 0) x = capped(task.softcap, x);
-        if (task.alibi > 0) x = __fmaf_rn(slope[e / 2], static_cast<float>(key - at), x);
-        if (!all_visible && (key > at || (task.window > 0 && key <= at - task.window))) x = -INFINITY;
-        score[j][e] = x;
-        top[e / 2] = fmaxf(top[e / 2], x);
+      for (int e = 0; e < 4; ++e) score[j][e] += more[j][e];
+    }
+    if (task.softcap > 0 || task.alibi > 0) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          float x = score[j][e] * scale;
+          if (task.softcap > 0) x = capped(task.softcap, x);
+          score[j][e] =
+              __fmaf_rn(slope[e / 2], static_cast<float>(key0 + 8 * j + 2 * t + (e & 1) - position[e / 2]), x);
+        }
+      }
+      scale = 1;
+    }
+    const int low = first_key(task.window, seq.past), high = seq.past + seq.tokens;
+    if (key0 + kUnitKeys > seq.past + 1 || (task.window > 0 && key0 <= high - 1 - task.window)) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int key = key0 + 8 * j + 2 * t + (e & 1), at = position[e / 2];
+          if (key > at || (task.window > 0 && key <= at - task.window)) score[j][e] = -INFINITY;
+        }
       }
     }
     float base[2];
     bool grew = false;
+    float top[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
+      top[i] = fmaxf(fmaxf(score[0][2 * i], score[0][2 * i + 1]), fmaxf(score[1][2 * i], score[1][2 * i + 1]));
       top[i] = fmaxf(top[i], __shfl_xor_sync(~0u, top[i], 1));
-      top[i] = fmaxf(top[i], __shfl_xor_sync(~0u, top[i], 2));
-      base[i] = top[i] == -INFINITY ? 0.0f : top[i];
+      top[i] = fmaxf(top[i], __shfl_xor_sync(~0u, top[i], 2)) * scale;
       grew |= top[i] > largest[i];
+      top[i] = fmaxf(top[i], largest[i]);
+      base[i] = top[i] == -INFINITY ? 0.0f : top[i];
     }
     if (__any_sync(~0u, grew)) {
 #pragma unroll
@@ -236,29 +282,31 @@ struct WarpState {
     for (int j = 0; j < 2; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        score[j][e] = exp2_fast(score[j][e] - base[e / 2]);
+        score[j][e] = exp2_fast(__fmaf_rn(score[j][e], scale, -base[e / 2]));
         sum[e / 2] += score[j][e];
       }
     }
     const uint32_t p[4] = {ptx::pack<T>(score[0][0], score[0][1]), ptx::pack<T>(score[0][2], score[0][3]),
                            ptx::pack<T>(score[1][0], score[1][1]), ptx::pack<T>(score[1][2], score[1][3])};
     // What lies behind the last key or before the window may be anything, NaN too: no weight of 0 makes it vanish.
-    const int low = first_key(task.window, seq.past), high = seq.past + seq.tokens;
+    uint32_t keep[2] = {~0u, ~0u};
     const bool clean = key0 >= low && key0 + kUnitKeys <= high;
-    const auto keep = [&](int key) {
-      return (key >= low && key < high ? 0xffffu : 0u) | (key + 1 >= low && key + 1 < high ? 0xffff0000u : 0u);
-    };
-    const uint32_t keep_first = clean ? ~0u : keep(key0 + 2 * t), keep_second = clean ? ~0u : keep(key0 + 2 * t + 8);
-    const int row = lane & 15, part = lane >> 4;
-    const uint32_t from = v_tile + row * 128;
+    if (!clean) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int key = key0 + 2 * t + 8 * i;
+        keep[i] = (key >= low && key < high ? 0xffffu : 0u) | (key + 1 >= low && key + 1 < high ? 0xffff0000u : 0u);
+      }
+    }
 #pragma unroll
     for (int j = 0; j < D / 16; ++j) {
-      uint32_t b[4];
-      const int vector = (2 * (j % 4) + part) ^ (row & 7);
-      ptx::load_matrix_x4_transposed(b, from + j / 4 * kSlab + vector * 16);
-      if (!clean) b[0] &= keep_first, b[1] &= keep_second, b[2] &= keep_first, b[3] &= keep_second;
-      ptx::mma_m16n8k16<T>(out[2 * j], p, b[0], b[1]);
-      ptx::mma_m16n8k16<T>(out[2 * j + 1], p, b[2], b[3]);
+      uint32_t late[4];
+      if (j >= kEarly) {
+        ptx::load_matrix_x4_transposed(late, values_at + j / 4 * 2 * kSlab + (value_vector ^ (j % 4 * 32)));
+      }
+      const uint32_t(&b)[4] = j < kEarly ? early[j < kEarly ? j : 0] : late;
+      ptx::mma_m16n8k16<T>(out[2 * j], p, b[0] & keep[0], b[1] & keep[1]);
+      ptx::mma_m16n8k16<T>(out[2 * j + 1], p, b[2] & keep[0], b[3] & keep[1]);
     }
   }
 };
@@ -318,68 +366,76 @@ __global__ void __launch_bounds__(Ring<D>::kThreads, 1)
 
   // Lengths and block tables went up before the step's first kernel, and keys of earlier steps are older still: neither
   // waits for the kernel before this one.
-  const int64_t total = total_units(task);
+  const int64_t total = total_work(task);
   const int64_t blocks = min(static_cast<int64_t>(gridDim.x), (total + R::kWarps - 1) / R::kWarps);
-  const int begin = blocks > 0 ? static_cast<int>(min(blockIdx.x * total / blocks, total)) : 0;
-  const int end = blocks > 0 ? static_cast<int>(min((blockIdx.x + 1) * total / blocks, total)) : 0;
-  if (begin >= end) {
+  Walk work;
+  if (blocks > 0) {
+    work.begin = static_cast<int>(min(blockIdx.x * total / blocks, total));
+    work.end = static_cast<int>(min((blockIdx.x + 1) * total / blocks, total));
+  }
+  if (work.begin >= work.end) {
     ptx::wait_dependencies();
     clear_padding(task);
     return;
   }
+  work.seek(task);
 
-  Cursor request;
-  request.seek(task, begin);
-  Cursor work = request;
-  int requested = begin + warp;  // the unit that is requested next
-  int block = 0;                 // its page
+  Walk request = work;
+  int unit = request.first + warp;  // of request's head: requested next
+  int page = 0, row = 0;            // where it lies: the block, the KV head's row of the first key
+  bool more = true;
+  const int32_t* table = nullptr;
+  const auto find_head = [&] {
+    table = task.block_table + static_cast<int64_t>(request.s) * task.max_blocks;
+    row = request.head / (request.seq.heads / task.kv_heads) * task.block_size;
+  };
   const auto find_page = [&] {
-    if (requested >= end) return;
-    const int key = (request.seq.first_unit + request.unit) * kUnitKeys;
-    block = task.block_table[static_cast<int64_t>(request.s) * task.max_blocks + key / task.block_size];
+    while (unit >= request.until) {
+      more = request.next(task);
+      if (!more) return;
+      unit = request.first + warp;
+      find_head();
+    }
+    page = table[((request.seq.first_unit + unit) * kUnitKeys) >> p.block_shift];
   };
   const auto request_unit = [&](int stage) {
-    if (lane < 2 * R::kSlabs) {
-      if (lane == 0) ptx::barrier_expect(full + 8 * stage, R::kBytes);
-      __syncwarp((1u << (2 * R::kSlabs)) - 1);
-      const int key = (request.seq.first_unit + request.unit) * kUnitKeys;
-      const int tiles = request.seq.heads / task.kv_heads;
-      const int row = request.head / tiles * task.block_size + key % task.block_size;
-      const bool values = lane >= R::kSlabs;
-      ptx::tensor_copy_3d(ring + stage * R::kBytes + lane * kSlab, values ? &p.v : &p.k,
-                          64 * (values ? lane - R::kSlabs : lane), row, max(block, 0), full + 8 * stage,
-                          ptx::CacheHint::evict_first);
+    if (lane == 0) {
+      const uint32_t to = ring + stage * R::kBytes, barrier = full + 8 * stage;
+      const int slot = (request.seq.first_unit + unit) * kUnitKeys & (task.block_size - 1);
+      ptx::barrier_expect(barrier, R::kBytes);
+#pragma unroll
+      for (int slab = 0; slab < R::kSlabs; ++slab) {
+        ptx::tensor_copy_4d(to + slab * 2 * kSlab, &p.pages, 64 * slab, row + slot, 0, max(page, 0), barrier,
+                            ptx::CacheHint::evict_first);
+      }
     }
-    requested += R::kWarps;
-    if (requested < end) request.advance(task, R::kWarps);
+    __syncwarp();
+    unit += R::kWarps;
     find_page();
   };
-  if (requested < end && warp > 0) request.advance(task, warp);
+  find_head();
   find_page();
   int in_flight = 0;  // units requested before the wait: those that this step's kernels do not write
-  while (in_flight < R::kStages && requested < end &&
-         (request.seq.first_unit + request.unit + 1) * kUnitKeys <= request.seq.past) {
+  while (in_flight < R::kStages && more && (request.seq.first_unit + unit + 1) * kUnitKeys <= request.seq.past) {
     request_unit(in_flight++);
   }
   ptx::wait_dependencies();
-  while (in_flight < R::kStages && requested < end) request_unit(in_flight++);
+  while (in_flight < R::kStages && more) request_unit(in_flight++);
   clear_padding(task);
 
   WarpState<T, D> state;
-  int stage = 0, next = begin + warp;  // the unit that this warp attends to next
+  int stage = 0;
   uint32_t parity = 0;
-  for (int at = begin; at < end;) {  // one head after another
-    const int segment = min(end - at, work.seq.units - work.unit), until = at + segment;
-    const bool starts = work.unit == 0, ends = work.unit + segment == work.seq.units;
+  do {  // one head after another
+    if (work.first >= work.until) continue;
+    const bool starts = work.first == 0, ends = work.until == work.seq.units;
     state.clear();
-    if (next < until) state.load_q(task, work.seq, work.head);
-    for (; next < until; next += R::kWarps) {
+    if (work.first + warp < work.until) state.load_q(task, work.seq, work.head);
+    for (int next = work.first + warp; next < work.until; next += R::kWarps) {
       ptx::barrier_wait(full + 8 * stage, parity);
-      const uint32_t tile = ring + stage * R::kBytes;
-      state.attend(task, work.seq, tile, tile + R::kSlabs * kSlab,
-                   (work.seq.first_unit + work.unit + next - at) * kUnitKeys);
+      state.attend(task, work.seq, ring + stage * R::kBytes, (work.seq.first_unit + next) * kUnitKeys);
       __syncwarp();
-      if (requested < end) request_unit(stage);
+      if (more) request_unit(stage);
       if (++stage == R::kStages) stage = 0, parity ^= 1;
     }
 
@@ -450,9 +506,9 @@ __global__ void __launch_bounds__(Ring<D>::kThreads, 1)
       __syncthreads();
     }
     if (!whole) {  // blocks [from, to] share this head
-      const int64_t head_begin = at - work.unit, head_end = head_begin + work.seq.units;
-      const int from = static_cast<int>(((head_begin + 1) * blocks - 1) / total);
-      const int to = static_cast<int>((head_end * blocks - 1) / total);
+      const int64_t units_at = work.head_at + kHeadCost, units_end = units_at + work.seq.units;
+      const int from = static_cast<int>(((units_at + 1) * blocks - 1) / total);
+      const int to = static_cast<int>((units_end * blocks - 1) / total);
       __threadfence();
       __syncthreads();
       if (threadIdx.x == 0) {
@@ -463,9 +519,7 @@ __global__ void __launch_bounds__(Ring<D>::kThreads, 1)
       __syncthreads();
       if (last_block) merge_partials<D>(p, work.seq, work.head, from, to);
     }
-    at = until;
-    if (at < end) work.advance(task, segment);
-  }
+  } while (work.next(task));
 #else
   __trap();  // compiled for another architecture, where hopper_attention is refused
 #endif
@@ -506,9 +560,9 @@ void launch_decode(const LaunchArgs& args, Stream& stream) {
   check(args.workspace.size() >= sizeof(float) * 2 * grid * kRows * (padded(op.head_dim) + 2),
         "the attention kernel's workspace is too small");
   check(grid <= CudaStream::kTickets, "a GPU has more multiprocessors than a stream has tickets");
-  const DecodeParams p{.k = kv_map(kv, op.kv_heads, op.head_dim, false, kUnitKeys),
-                       .v = kv_map(kv, op.kv_heads, op.head_dim, true, kUnitKeys),
+  const DecodeParams p{.pages = kv_pair_map(kv, op.kv_heads, op.head_dim, kUnitKeys),
                        .task = attention_task(args),
+                       .block_shift = std::countr_zero(static_cast<uint32_t>(kv.block_size)),
                        .partials = reinterpret_cast<float*>(args.workspace.data()),
                        .tickets = cuda.tickets()};
   (kv.dtype == DType::bf16 ? launch_for<__nv_bfloat16>(op.head_dim) : launch_for<__half>(op.head_dim))(grid, p, stream);

@@ -150,16 +150,7 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 1 : 2)
     const bool warp_has_rows = row0 + warp * 16 < seq.rows;
 
     uint32_t q[D / 16][4];
-#pragma unroll
-    for (int k = 0; k < D / 16; ++k) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int column = k * 16 + 2 * t + (i / 2) * 8;
-        float pair[2] = {0, 0};
-        if (element[i % 2] >= 0 && column < task.head_dim) load<2>(task.q, element[i % 2] + column, pair);
-        q[k][i] = ptx::pack<T>(pair[0], pair[1]);
-      }
-    }
+    load_queries<T, D, true>(task, element, q);
 
     const int32_t* table = task.block_table + static_cast<int64_t>(s) * task.max_blocks;
     const auto request = [&](int tile, int stage) {
@@ -241,40 +232,58 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 1 : 2)
         const int key0 = tile * kKeys;
         const bool all_visible = key0 + kKeys <= first_position + 1 &&
                                  (task.window == 0 || key0 > last_position - task.window) && row0 + kRows <= seq.rows;
-        float top[2] = {largest[0], largest[1]};
+        float scale = task.score_scale;
+        if (task.softcap > 0 || task.alibi > 0) {
+#pragma unroll
+          for (int j = 0; j < kScoreTiles; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              float x = score[j][e] * scale;
+              if (task.softcap > 0) x = capped(task.softcap, x);
+              const int distance = key0 + 8 * j + 2 * t + (e & 1) - position[e / 2];
+              score[j][e] = __fmaf_rn(slope[e / 2], static_cast<float>(distance), x);
+            }
+          }
+          scale = 1;
+        }
+        if (!all_visible) {
+#pragma unroll
+          for (int j = 0; j < kScoreTiles; ++j) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              const int key = key0 + 8 * j + 2 * t + (e & 1), at = position[e / 2];
+              if (key > at || (task.window > 0 && key <= at - task.window)) score[j][e] = -INFINITY;
+            }
+          }
+        }
+        float top[2] = {-INFINITY, -INFINITY}, rescale[2], base[2];
 #pragma unroll
         for (int j = 0; j < kScoreTiles; ++j) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const int key = key0 + 8 * j + 2 * t + (e & 1), at = position[e / 2];
-            float x = score[j][e] * task.score_scale;
-            if (task.softcap > 0) x = capped(task.softcap, x);
-            if (task.alibi > 0) x = __fmaf_rn(slope[e / 2], static_cast<float>(key - at), x);
-            if (!all_visible && (key > at || (task.window > 0 && key <= at - task.window))) x = -INFINITY;
-            score[j][e] = x;
-            top[e / 2] = fmaxf(top[e / 2], x);
-          }
+          for (int e = 0; e < 4; ++e) top[e / 2] = fmaxf(top[e / 2], score[j][e]);
         }
-        float rescale[2], base[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           top[i] = fmaxf(top[i], __shfl_xor_sync(~0u, top[i], 1));
           top[i] = fmaxf(top[i], __shfl_xor_sync(~0u, top[i], 2));
+          top[i] = fmaxf(top[i] * scale, largest[i]);
           base[i] = top[i] == -INFINITY ? 0.0f : top[i];
           rescale[i] = exp2_fast(largest[i] - base[i]);
           largest[i] = top[i];
           sum[i] *= rescale[i];
         }
+        if (__any_sync(~0u, rescale[0] != 1 || rescale[1] != 1)) {
 #pragma unroll
-        for (int j = 0; j < kOutTiles; ++j) {
+          for (int j = 0; j < kOutTiles; ++j) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) out[j][e] *= rescale[e / 2];
+            for (int e = 0; e < 4; ++e) out[j][e] *= rescale[e / 2];
+          }
         }
 #pragma unroll
         for (int j = 0; j < kScoreTiles; ++j) {
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
-            score[j][e] = exp2_fast(score[j][e] - base[e / 2]);
+            score[j][e] = exp2_fast(__fmaf_rn(score[j][e], scale, -base[e / 2]));
             sum[e / 2] += score[j][e];
           }
         }

@@ -136,6 +136,13 @@ struct Turn {
   }
 };
 
+// This block's item of a round. Items become shorter within a sequence: taking turns from both ends evens out who gets
+// the longer ones.
+__device__ int turn(int round) {
+  const int blocks = static_cast<int>(gridDim.x), block = static_cast<int>(blockIdx.x);
+  return round * blocks + (round % 2 == 0 ? block : blocks - 1 - block);
+}
+
 // The copying warp's walk through the items.
 struct CopyState {
   Turn k{.parity = 1}, v{.parity = 1};  // the first round of empty stages is there without waiting
@@ -343,8 +350,10 @@ __device__ void attend_item(const PrefillParams& p, const Item& item, int group,
     free(barriers.v_empty(state.v.stage));
     state.v.next();
     keep_weights();
+    if (__any_sync(~0u, rescale[0] < 1 || rescale[1] < 1)) {  // seldom after the first tiles
 #pragma unroll
-    for (int i = 0; i < D / 2; ++i) out[i] *= rescale[(i >> 1) & 1];
+      for (int i = 0; i < D / 2; ++i) out[i] *= rescale[(i >> 1) & 1];
+    }
   }
   ptx::barrier_wait(barriers.v_full(state.v.stage), state.v.parity);
   multiply_values(state.v.stage);
@@ -409,14 +418,14 @@ __global__ void __launch_bounds__(kThreads, 1) attention_prefill_kernel(const __
     ptx::give_registers<40>();
     if (threadIdx.x < 32) {
       CopyState state;
-      for (int i = static_cast<int>(blockIdx.x); i < items.size(); i += static_cast<int>(gridDim.x)) {
+      for (int round = 0, i; (i = turn(round)) < items.size(); ++round) {
         copy_item<D>(p, items[i], q_at, k_at, v_at, barriers, state);
       }
     }
   } else {
     ptx::take_registers<232>();
     AttendState state;
-    for (int i = static_cast<int>(blockIdx.x); i < items.size(); i += static_cast<int>(gridDim.x)) {
+    for (int round = 0, i; (i = turn(round)) < items.size(); ++round) {
       attend_item<T, D>(p, items[i], role - 1, q_at, k_at, v_at, staging, barriers, state);
     }
   }

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "backend/backend.h"
+#include "backend/cuda/ptx/mma_sync.h"
 #include "backend/cuda/tile/values.h"
 
 namespace pinion::cuda {
@@ -66,6 +67,36 @@ inline AttentionTask attention_task(const LaunchArgs& args) {
 // 16 rows per KV head. The kernels that divide a batch between them agree on this.
 __device__ inline bool few_rows(int tokens, int group) {
   return tokens == 1 || tokens * group <= 32;
+}
+
+// Fragments of queries for mma.sync from two rows of q, at these elements (negative: no such row); columns from
+// head_dim on are zero. All loads are under way before the first is used: the type is asked once, or known to be T.
+template <class T, int D, bool kAnyType>
+__device__ inline void load_queries(const AttentionTask& task, const int64_t (&element)[2], uint32_t (&q)[D / 16][4]) {
+  const int t = static_cast<int>(threadIdx.x) % 4;
+  constexpr DType kType = std::is_same_v<T, __nv_bfloat16> ? DType::bf16 : DType::f16;
+  bool same = true;
+  if constexpr (kAnyType) same = task.q.dtype == kType;
+  if (same) {
+    const auto* from = static_cast<const T*>(task.q.data);
+#pragma unroll
+    for (int i = 0; i < D / 4; ++i) {
+      const int column = i / 4 * 16 + i % 4 / 2 * 8 + 2 * t;
+      q[i / 4][i % 4] = element[i % 2] >= 0 && column < task.head_dim
+                            ? *reinterpret_cast<const uint32_t*>(from + element[i % 2] + column)
+                            : 0;
+    }
+    return;
+  }
+  if constexpr (kAnyType) {
+#pragma unroll
+    for (int i = 0; i < D / 4; ++i) {
+      const int column = i / 4 * 16 + i % 4 / 2 * 8 + 2 * t;
+      float pair[2] = {0, 0};
+      if (element[i % 2] >= 0 && column < task.head_dim) load<2>(task.q, element[i % 2] + column, pair);
+      q[i / 4][i % 4] = ptx::pack<T>(pair[0], pair[1]);
+    }
+  }
 }
 
 __device__ inline float exp2_fast(float x) {  // 2 ulp; 0 for -inf

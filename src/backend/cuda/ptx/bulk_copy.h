@@ -58,6 +58,16 @@ __device__ inline void tensor_copy_3d(uint32_t shared, const CUtensorMap* map, i
       : "memory");
 }
 
+// A box of a four-dimensional tensor at element (x, y, z, w).
+__device__ inline void tensor_copy_4d(uint32_t shared, const CUtensorMap* map, int32_t x, int32_t y, int32_t z,
+                                      int32_t w, uint32_t barrier, CacheHint hint) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, "
+      "%3, %4, %5}], [%6], %7;" ::"r"(shared),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(w), "r"(barrier), "l"(static_cast<uint64_t>(hint))
+      : "memory");
+}
+
 __device__ inline void prefetch_tensor_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

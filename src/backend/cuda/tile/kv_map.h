@@ -13,6 +13,9 @@ namespace pinion::cuda {
 // copies.
 CUtensorMap kv_map(const KvView& kv, int64_t kv_heads, int64_t head_dim, bool values, int box_slots);
 
+// The same for boxes that bring keys and, behind them, values: [block][K, V][KV head and slot][column].
+CUtensorMap kv_pair_map(const KvView& kv, int64_t kv_heads, int64_t head_dim, int box_slots);
+
 // Descriptors of query rows: [token][head][column], boxes of 64 columns by 64 tokens of one head.
 CUtensorMap query_map(const TensorView& q, int64_t heads, int64_t head_dim);
 
