@@ -53,6 +53,12 @@ std::vector<OpCase> linear_cases(CaseSet set) {
     cases.push_back(linear(type, 0, 64, 64));  // an empty step
   }
   cases.push_back(linear(DType::bf16, 300, 1040, 66));
+  for (DType type : {DType::bf16, DType::f16}) {  // k in whole units of the streaming kernels, in one pass and in two
+    for (int32_t rows : {1, 7, 8, 12, 16, 31, 64, 128}) {
+      cases.push_back(linear(type, rows, 1280, 100, Epilogue::gated_silu, rows % 2 == 0));
+      cases.push_back(linear(type, rows, 4224, 52, Epilogue::none, true));
+    }
+  }
   return cases;
 }
 
@@ -91,6 +97,21 @@ std::vector<OpCase> attention_cases(CaseSet set) {
     cases.push_back(attention(kv, {{1, 2500}}, 4, 1, 20, 1100, 64, 1));  // the first splits behind the window
     cases.push_back(attention(kv, {{129, 129}}, 6, 2, 72, 17, 16, 3));
     cases.push_back(attention(kv, {{20, 1040}}, 3, 3, 5, 0, 7, 3));  // odd everything
+    // Soft caps, ALiBi with the slopes of six heads and of a rank's half of twelve, sinks; each with a window and
+    // splits.
+    for (const Attention& special :
+         {Attention{.softcap = 3}, Attention{.alibi = 0.7f, .alibi_heads = 6},
+          Attention{.alibi = 1, .alibi_heads = 12, .alibi_first = 6}, Attention{.sinks = true}}) {
+      for (int32_t window : {0, 40}) {
+        OpCase c = attention(kv, {{1, 1400}, {37, 90}}, 6, 2, 48, window, 16, 1);
+        auto& op = std::get<Attention>(c.op);
+        op.softcap = special.softcap, op.sinks = special.sinks, op.alibi = special.alibi;
+        op.alibi_heads = special.alibi_heads, op.alibi_first = special.alibi_first;
+        c.name = to_text(c.op) + " " + c.name;
+        if (op.sinks) c.weights = {vector(DType::f32, op.heads)};
+        cases.push_back(std::move(c));
+      }
+    }
   }
   return cases;
 }
@@ -285,17 +306,44 @@ std::vector<OpCase> row_cases(OpKind kind, CaseSet set) {
         if (timing && type != DType::bf16) continue;
         if (kind == OpKind::embed)
           plain("embed" + t, Embed{.vocab = 50, .width = w, .scale = 1.5f}, n, 0, {matrix(type, 50, w)});
+        if (kind == OpKind::embed && !timing) {
+          const Embed positions{.vocab = 140, .width = w, .positions = true, .offset = 2};
+          plain("embed positions" + t, positions, n, 0, {matrix(type, 140, w)});
+        }
+        if (kind == OpKind::layer_norm) {
+          plain("layer_norm" + t, LayerNorm{.width = w}, n, 1, {vector(type, w)});
+          const LayerNorm biased{.width = w, .eps = 1e-3f, .offset = 1, .bias = true};
+          plain("layer_norm bias" + t, biased, n, 1, {vector(type, w), vector(type, w)});
+          const LayerNorm heads{.width = w, .bias = true, .groups = 3};
+          plain("layer_norm groups" + t, heads, n, 1, {vector(type, 3 * w), vector(type, 3 * w)});
+        }
         if (kind == OpKind::rms_norm) {
           plain("rms_norm" + t, RmsNorm{.width = w}, n, 1, {vector(type, w)});
           plain("rms_norm offset" + t, RmsNorm{.width = w, .eps = 1e-6f, .offset = 1}, n, 1, {vector(type, w)});
         }
-        if (kind == OpKind::add_rms_norm) plain("add_rms_norm" + t, AddRmsNorm{.width = w}, n, 2, {vector(type, w)});
+        if (kind == OpKind::add_rms_norm) {
+          plain("add_rms_norm" + t, AddRmsNorm{.width = w}, n, 2, {vector(type, w)});
+          plain("add_rms_norm scale" + t, AddRmsNorm{.width = w, .scale = 0.3f}, n, 2, {vector(type, w)});
+        }
       }
-      if (kind == OpKind::add) plain("add" + wide, Add{.width = w}, n, 2);
+      if (kind == OpKind::add) {
+        plain("add" + wide, Add{.width = w}, n, 2);
+        plain("add scale" + wide, Add{.width = w, .scale = 0.3f}, n, 2);
+      }
+      if (kind == OpKind::soft_cap) {
+        plain("soft_cap" + wide, SoftCap{.width = w, .scale = 0.7f, .cap = 1.5f}, n, 1);
+        plain("soft_cap scale" + wide, SoftCap{.width = w, .scale = 0.25f}, n, 1);
+      }
       if (kind == OpKind::select_rows) plain("select_rows" + wide, SelectRows{.width = w}, n, 1);
-      if (kind == OpKind::gated_act) {
-        for (Activation a : {Activation::silu, Activation::gelu, Activation::gelu_tanh, Activation::relu}) {
-          plain("gated_act " + std::to_string(static_cast<int>(a)) + wide, GatedAct{.width = w, .act = a}, n, 2);
+      if (kind == OpKind::gated_act || kind == OpKind::act) {
+        for (size_t i = 0; i < enum_names(Activation{}).size(); ++i) {
+          const auto a = static_cast<Activation>(i);
+          const std::string activation = " " + std::string(enum_names(a)[i]) + wide;
+          if (kind == OpKind::act) {
+            plain("act" + activation, Act{.width = w, .act = a}, n, 1);
+          } else {
+            plain("gated_act" + activation, GatedAct{.width = w, .act = a}, n, 2);
+          }
         }
       }
     }
@@ -311,6 +359,11 @@ std::vector<OpCase> row_cases(OpKind kind, CaseSet set) {
       for (DType kv : kFloats) {
         cases.push_back(rope_kv_write(kv, n, 4, 2, 80, 32, false, true, 16));
         cases.push_back(rope_kv_write(kv, n, 6, 3, 36, 36, true, false, 32));
+        cases.push_back(rope_kv_write(kv, n, 4, 1, 24, 0, false, false, 16));  // positions come from elsewhere
+        OpCase offset = rope_kv_write(kv, n, 4, 2, 40, 40, false, true, 16);
+        std::get<RopeKvWrite>(offset.op).offset = 1;
+        offset.name += " offset";
+        cases.push_back(std::move(offset));
       }
     }
   }

@@ -24,6 +24,8 @@ void widths(const OpCase& c, std::vector<int64_t>& in, std::vector<int64_t>& out
       [&]<class T>(const T& op) {
         if constexpr (std::is_same_v<T, Linear>) {
           in = {op.in}, out = {op.output_width()};
+        } else if constexpr (std::is_same_v<T, LayerNorm>) {
+          in = {op.groups * op.width}, out = in;
         } else if constexpr (std::is_same_v<T, Rope>) {
           in = {op.heads * op.head_dim}, out = in;
         } else if constexpr (std::is_same_v<T, Attention>) {
