@@ -15,6 +15,18 @@ namespace pinion {
 namespace fs = std::filesystem;
 namespace {
 
+// The path as its writer named it: what is being filled has a name of temporary_name() until it is whole.
+std::string shown(const fs::path& path) {
+  fs::path out;
+  for (const fs::path& part : path) {
+    std::string name = part.string();
+    if (const size_t end = name.find(".tmp-"); name.starts_with('.') && end != std::string::npos)
+      name = name.substr(1, end - 1);
+    out /= name;
+  }
+  return out.string();
+}
+
 Error os_error(std::string_view what, const fs::path& path) {
   const int code = errno;
   std::string_view remedy = code == ENOSPC   ? "free some space on that disk or choose another directory"
@@ -25,7 +37,7 @@ Error os_error(std::string_view what, const fs::path& path) {
                             : code == ENOTDIR ? "a part of the path is not a directory"
                                               : "";
   return fail(code == ENOENT || code == ENOTDIR ? Errc::not_found : Errc::io,
-              std::string(what) + ": " + std::strerror(code), path.string(), remedy);
+              std::string(what) + ": " + std::strerror(code), shown(path), remedy);
 }
 
 // Reads a byte of every page: where a mapped file has shrunk, zeros take its place (shrunk_maps.h).
