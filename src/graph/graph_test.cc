@@ -81,5 +81,71 @@ TEST(Graph, BrokenGraphsAreErrors) {
   EXPECT_FALSE(verify(g).ok());
 }
 
+// One layer of latent attention, one of experts of which each has its own tensors.
+Graph experts_and_latents() {
+  Graph g;
+  g.vocab_size = 32, g.context_length = 64;
+  g.kv_layers = {{1, 12, 0, true}};
+  g.ropes = {spec(RopeType::plain, 4, 10000, 1, 0, 64)};
+  Builder b(g);
+  const Scope w("model");
+  Value x = b.embed(w / "embed_tokens", 32, 16);
+  const Value q = b.linear(x, w / "q", 2 * 10), latent = b.linear(x, w / "kv_a", 12);
+  const MlaKvWrite write{.heads = 2, .nope = 6, .rope = 4, .rank = 8};
+  const MlaAttention attention{.heads = 2, .nope = 6, .rope = 4, .rank = 8, .v = 5};
+  Value y = b.node(write, {q, latent}, w, {{"norm", 1, 8, {{.name = "norm", .rows = 8}}}})[0];
+  y = b.node(attention, {y}, w, {{"kv_b", 22, 8, {{.name = "kv_b", .rows = 22}}}})[0];
+  x = b.add(x, b.linear(y, w / "o", 16), w);
+  const auto routing = b.node(MoeRoute{.experts = 3, .top_k = 2}, {b.linear(x, w / "router", 3)}, w);
+  WeightUse up{"weight", 3 * 8, 16, {}, true};
+  for (const char* name : {"gate", "up"}) {
+    for (int64_t e = 0; e < 3; ++e) up.parts.push_back({.name = (w / e / name).path(), .rows = 4});
+  }
+  WeightUse down{"weight", 3 * 16, 4, {}};
+  for (int64_t e = 0; e < 3; ++e)
+    down.parts.push_back({.name = "down", .rows = 16, .fused = {}, .transposed = true, .stack = 3, .index = e});
+  const MoeLinear first{.experts = 3, .top_k = 2, .in = 16, .out = 8, .epilogue = ExpertEpilogue::gated};
+  const MoeLinear second{.experts = 3, .top_k = 2, .in = 4, .out = 16, .per_slot = true};
+  Value h = b.node(first, {x, routing[0]}, w, {up})[0];
+  h = b.node(second, {h, routing[0]}, w, {down})[0];
+  x = b.add(x, b.node(MoeCombine{.top_k = 2, .width = 16}, {h, routing[1]}, w)[0], w);
+  g.logits = b.linear(b.select_rows(x, w), Scope("lm_head"), 32);
+  return g;
+}
+
+TEST(Graph, ExpertsAndLatentsSurviveJson) {
+  const Graph g = experts_and_latents();
+  ASSERT_TRUE(verify(g).ok()) << verify(g).error().message;
+  auto back = graph_from_json(to_json(g), "test");
+  ASSERT_TRUE(back.ok()) << back.error().message;
+  EXPECT_EQ(to_text(*back), to_text(g));
+  EXPECT_EQ(back->kv_layers, g.kv_layers);
+  for (size_t i = 0; i < g.nodes().size(); ++i) EXPECT_EQ(back->nodes()[i].weights, g.nodes()[i].weights);
+}
+
+TEST(Graph, BrokenExpertsAndLatentsAreErrors) {
+  const Json good = to_json(experts_and_latents());
+  const auto node = [](Json& j, std::string_view op) -> Json& {
+    return *std::ranges::find_if(j["nodes"], [&](const Json& n) { return n["op"] == op; });
+  };
+  const auto refused = [](const Json& j) { return !graph_from_json(j, "test").ok(); };
+  ASSERT_FALSE(refused(good));
+  Json j = good;
+  j["kv_layers"][0]["latent"] = false;
+  EXPECT_TRUE(refused(j)) << "latent attention over a cache of keys and values";
+  j = good, node(j, "mla_kv_write")["fields"]["rank"] = 9;
+  EXPECT_TRUE(refused(j));
+  j = good, node(j, "moe_route")["fields"]["top_k"] = 4;
+  EXPECT_TRUE(refused(j)) << "more experts than there are";
+  j = good, node(j, "moe_route")["fields"]["groups"] = 2;
+  EXPECT_TRUE(refused(j)) << "groups that do not divide";
+  j = good, node(j, "moe_linear")["weights"][0]["parts"][0]["rows"] = 5;
+  EXPECT_TRUE(refused(j)) << "halves of two heights";
+  j = good, j["values"][node(j, "moe_route")["out"][0].get<int>()][2] = "float32";
+  EXPECT_TRUE(refused(j)) << "experts' ids that are no integers";
+  j = good, node(j, "moe_combine")["in"][1] = node(j, "moe_route")["out"][0];
+  EXPECT_TRUE(refused(j)) << "ids in the place of weights";
+}
+
 }  // namespace
 }  // namespace pinion
