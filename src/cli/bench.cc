@@ -29,21 +29,28 @@ double quantile(std::vector<double> values, double q) {
   return values[std::clamp<int64_t>(rank - 1, 0, std::ssize(values) - 1)];
 }
 
-StepCost step_cost(const Engine& engine) {
+StepCost step_cost(const Engine& engine, int64_t rows) {
   const Graph& g = engine.graph();
   StepCost cost;
-  std::vector<bool> read(engine.weights().size());
+  std::vector<double> read(engine.weights().size());  // the part of each that is read
   for (size_t i = 0; i < g.nodes().size(); ++i) {
     const Node& n = g.nodes()[i];
     if (std::holds_alternative<Embed>(n.op)) continue;
-    for (int32_t id : engine.node_weights(i)) read[id] = true;
+    double part = 1;
+    if (const auto* m = std::get_if<MoeLinear>(&n.op)) {
+      part = 1 - std::pow(1 - static_cast<double>(m->top_k) / static_cast<double>(m->experts), rows);
+      cost.flops_per_token += 2.0 * static_cast<double>(m->top_k * m->in) * static_cast<double>(m->out);
+    }
+    if (const auto* m = std::get_if<MlaAttention>(&n.op))  // kv_b, absorbed
+      cost.flops_per_token += 2.0 * static_cast<double>(m->heads * (m->nope + m->v)) * static_cast<double>(m->rank);
+    for (int32_t id : engine.node_weights(i)) read[id] = part;
     if (const auto* l = std::get_if<Linear>(&n.op)) {
       const double flops = 2.0 * static_cast<double>(l->in) * static_cast<double>(l->out);
       (g.spec(n.in[0]).rows == Rows::outputs ? cost.flops_per_output : cost.flops_per_token) += flops;
     }
   }
   for (size_t i = 0; i < read.size(); ++i) {
-    if (read[i]) cost.weight_bytes += static_cast<double>(engine.weights()[i].spec.bytes());
+    cost.weight_bytes += read[i] * static_cast<double>(engine.weights()[i].spec.bytes());
   }
   return cost;
 }

@@ -24,10 +24,12 @@ double quantile(std::vector<double> values, double q);  // nearest rank; 0 when 
 
 // What one step must do, from the engine alone.
 struct StepCost {
-  double weight_bytes = 0;                           // all weights but an embedding table that only looks up rows
+  // All weights but an embedding table that only looks up rows; of experts those that the rows are expected to choose,
+  // each row top_k at random.
+  double weight_bytes = 0;
   double flops_per_token = 0, flops_per_output = 0;  // of the linear ops: two per multiply-add
 };
-StepCost step_cost(const Engine& engine);
+StepCost step_cost(const Engine& engine, int64_t rows = 1);
 // KV bytes that one sequence's decode step reads at this context.
 double kv_bytes(const Engine& engine, int64_t context);
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 #include <memory>
+#include <set>
 
 #include "backend/cpu/ceilings.h"
 #include "cli/model.h"
@@ -36,7 +37,9 @@ struct Args {
 // Per device.
 struct Need {
   double weights = 0, kv = 0, arena = 0, workspace = 0, overhead = 0;
-  double weights_read = 0;     // a step reads all but an embedding that only looks up rows
+  double weights_read = 0;     // a step reads all but an embedding that only looks up rows, and its experts:
+  double experts = 0;          // of their bytes the expected part for so many rows,
+  double experts_chosen = 0;   // when each row chooses this part
   double kv_per_sequence = 0;  // pages for max_seq_len tokens
   double kv_read = 0;          // of one sequence's step at max_seq_len
   double kv_room = 0;          // what the pages may take at most
@@ -94,18 +97,32 @@ Result<Need> need_of_graph(const Checkpoint& checkpoint, const Args& a, int tp) 
     };
     if (std::ranges::none_of(model.graph.nodes(), used)) lookups.push_back(node.weights[0].parts[0].name);
   }
+  std::set<std::string> experts;  // their tensors
+  for (const Node& node : model.graph.nodes()) {
+    const auto* m = std::get_if<MoeLinear>(&node.op);
+    if (m == nullptr) continue;
+    n.experts_chosen = static_cast<double>(m->top_k) / static_cast<double>(m->experts);
+    for (const WeightUse& use : node.weights) {
+      for (const WeightPart& p : use.parts) experts.insert(p.name);
+    }
+  }
   for (const RankPlan& plan : plans) {  // the fullest rank decides
-    double weights = 0, read = 0;
+    double weights = 0, read = 0, expert_bytes = 0;
     for (const TensorSlice& t : plan.tensors) {
       double elements = 1;
       for (int64_t d : t.sliced_shape()) elements *= static_cast<double>(d);
       const double bytes =
           align64(elements * static_cast<double>(byte_size(t.shape.size() == 1 ? DType::f32 : n.dtype)));
       weights += bytes;
-      if (std::ranges::find(lookups, t.name) == lookups.end()) read += bytes;
+      if (experts.contains(t.name)) {
+        expert_bytes += bytes;
+      } else if (std::ranges::find(lookups, t.name) == lookups.end()) {
+        read += bytes;
+      }
     }
     n.weights = std::max(n.weights, weights);
     n.weights_read = std::max(n.weights_read, read);
+    n.experts = std::max(n.experts, expert_bytes);
   }
   const LimitArgs& l = a.model.limits;
   n.max_batch_size = l.max_batch_size ? l.max_batch_size : 64;
@@ -187,13 +204,17 @@ Result<Need> need_on_cpu(const Args& a) {
     n.kv_per_sequence = static_cast<double>(blocks_needed(groups, m.block_size, 1, o.max_seq_len)) * page_bytes(groups);
     n.kv_read = kv_read_bytes(engine->graph().kv_layers, m.kv_dtype, o.max_seq_len, 1);
     n.kv_room = kv_fraction * std::max(0.0, free - n.weights);
-    std::vector<bool> read(engine->weights().size());
+    enum class Read : uint8_t { no, always, chosen };
+    std::vector<Read> read(engine->weights().size(), Read::no);
     for (size_t i = 0; i < engine->graph().nodes().size(); ++i) {
       if (std::holds_alternative<Embed>(engine->graph().nodes()[i].op)) continue;
-      for (int32_t id : engine->node_weights(i)) read[id] = true;
+      const auto* moe = std::get_if<MoeLinear>(&engine->graph().nodes()[i].op);
+      if (moe) n.experts_chosen = static_cast<double>(moe->top_k) / static_cast<double>(moe->experts);
+      for (int32_t id : engine->node_weights(i)) read[id] = moe ? Read::chosen : Read::always;
     }
     for (size_t i = 0; i < read.size(); ++i) {
-      if (read[i]) n.weights_read += static_cast<double>(engine->weights()[i].spec.bytes());
+      const auto bytes = static_cast<double>(engine->weights()[i].spec.bytes());
+      if (read[i] != Read::no) (read[i] == Read::chosen ? n.experts : n.weights_read) += bytes;
     }
     // What the process holds besides: program, graph and, as in serving, the tokenizer.
     std::unique_ptr<Tokenizer> tokenizer;
@@ -222,7 +243,10 @@ Status run(const Args& a) {
   PINION_TRY(const Need n, gpu == kGpus.end() ? need_on_cpu(a) : need_on_gpu(a, *gpu));
   const bool fits = n.total() <= n.memory && n.kv >= n.kv_per_sequence;
   const int64_t largest = fits ? static_cast<int64_t>(n.kv_room / n.kv_per_sequence) : 0;
-  const auto floor_ms = [&](double batch) { return (n.weights_read + batch * n.kv_read) / n.gbps * 1e-6; };
+  const auto floor_ms = [&](double batch) {
+    const double experts = n.experts * (1 - std::pow(1 - n.experts_chosen, batch));
+    return (n.weights_read + experts + batch * n.kv_read) / n.gbps * 1e-6;
+  };
   const double batch = static_cast<double>(std::min(largest, n.max_batch_size));
   if (a.json) {
     fmt::print("{}\n", Json{{"model", a.model.model},
