@@ -74,6 +74,7 @@ class Selector {
       std::string why = k.why_not(call, device_.info());
       if (why.empty() && forced && !matches(k)) why = "another kernel is forced";
       if (why.empty() && call.deterministic && !k.batch_invariant) why = "its result depends on the batch";
+      if (why.empty() && call.deterministic) why = why_not_other_rows(k, call);
       if (!why.empty()) {
         reasons += fmt::format("    {:28} no: {}\n", k.name, why);
         continue;
@@ -112,6 +113,17 @@ class Selector {
     explain(key, candidates, best, how, reasons);
     const Candidate& c = candidates[best];
     return KernelChoice{std::string(c.kernel->name), c.tuning, c.estimate_us, c.measured_us};
+  }
+
+  // A deterministic engine's choice serves every number of rows.
+  std::string why_not_other_rows(const Kernel& k, Call call) const {
+    for (int64_t rows : {1, 8192}) {
+      call.rows = rows;
+      if (std::string why = k.why_not(call, device_.info()); !why.empty()) {
+        return fmt::format("not of {} rows, which a deterministic engine has too: {}", rows, why);
+      }
+    }
+    return {};
   }
 
   Result<size_t> time_all(std::vector<Candidate>& candidates, const Call& call) {

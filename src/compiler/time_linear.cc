@@ -61,7 +61,11 @@ Result<double> LinearTimer::time(const Kernel& kernel, const Tuning& tuning, con
   const auto& op = std::get<Linear>(*call.op);
   const DType in_type = call.values.in[0], out_type = call.values.out[0];
   PINION_OK(prepare(call.weights[0]));
-  PINION_TRY(auto x, random_tensor(in_type, call.rows * op.in));
+  if (!x_ || x_type_ != in_type || x_elements_ < call.rows * op.in) {
+    x_.reset();
+    PINION_TRY(x_, random_tensor(in_type, call.rows * op.in));
+    x_type_ = in_type, x_elements_ = call.rows * op.in;
+  }
   PINION_TRY(auto y, device_.allocate(call.rows * op.output_width() * byte_size(out_type)));
   const size_t work = kernel.workspace ? kernel.workspace(call, tuning, device_.info()) : 0;
   PINION_TRY(auto workspace, device_.allocate(std::max<size_t>(work, 64)));
@@ -71,7 +75,8 @@ Result<double> LinearTimer::time(const Kernel& kernel, const Tuning& tuning, con
     PINION_TRY(bias, random_tensor(call.weights[1].dtype, call.weights[1].cols));
     views.push_back({call.weights[1], bias->data()});
   }
-  const TensorView in{x->data(), in_type, {call.rows, op.in}}, out{y->data(), out_type, {call.rows, op.output_width()}};
+  const TensorView in{x_->data(), in_type, {call.rows, op.in}},
+      out{y->data(), out_type, {call.rows, op.output_width()}};
   const LaunchArgs args{call.op, {&in, 1}, {&out, 1}, views, {workspace->data(), work}, nullptr, tuning};
   return 1e6 * (device_.host_visible() ? time_one_by_one(kernel, args) : time_recorded(kernel, args, views));
 }

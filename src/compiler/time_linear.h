@@ -26,6 +26,9 @@ class LinearTimer {
   std::unique_ptr<Stream> stream_;
   WeightSpec spec_;  // of what weights_ holds: filling it costs more than timing it, so that problems share it
   std::vector<std::unique_ptr<Buffer>> weights_;
+  DType x_type_ = DType::f32;
+  int64_t x_elements_ = 0;
+  std::unique_ptr<Buffer> x_;  // the largest input so far
 };
 
 }  // namespace pinion

@@ -175,6 +175,11 @@ Status EngineExecutor::load(ExecutorOptions options) {
   PINION_TRY(step_, StepData::create(g, kv_views, group_of_layer, groups_.size(), m.block_size, options_, device_));
   if (!device_.host_visible()) {
     PINION_TRY(logits_, device_.allocate_pinned(static_cast<size_t>(options_.max_outputs) * g.vocab_size * 4));
+    if (sampling_ = dynamic_cast<SamplingDevice*>(&device_); sampling_ != nullptr) {
+      const size_t bytes = (sizeof(RowSampling) + sizeof(int32_t)) * options_.max_outputs;
+      PINION_TRY(sampling_rows_, device_.allocate(bytes));
+      PINION_TRY(sampling_host_, device_.allocate_pinned(bytes));
+    }
     PINION_OK(record_decode_steps());
   }
   return {};
@@ -232,17 +237,20 @@ void EngineExecutor::show(size_t node, std::span<TensorView> outputs) {
   observer_(node, outputs);
 }
 
-std::span<const float> EngineExecutor::forward(const Batch& batch) {
+size_t EngineExecutor::run(const Batch& batch) {
   StepSizes sizes = step_->sizes(batch);
+  const auto outputs = static_cast<size_t>(sizes.outputs);
   const RecordedStep* recorded = recorded_step(batch);
   if (recorded != nullptr) sizes = recorded->sizes;
   step_->bind(batch, sizes);
   step_->upload(*stream_);
   recorded != nullptr ? recorded->recording->replay(*stream_) : launch_all();
-  int64_t outputs = 0;
-  for (const BatchSeq& s : batch.seqs) outputs += s.outputs;
+  return outputs;
+}
+
+std::span<const float> EngineExecutor::forward(const Batch& batch) {
+  const size_t n = run(batch) * engine_.graph().vocab_size;
   const TensorView logits = tensor(engine_.graph().logits);
-  const size_t n = static_cast<size_t>(outputs) * engine_.graph().vocab_size;
   const float* rows = logits.as<float>();
   if (logits_) {
     rows = reinterpret_cast<const float*>(logits_->data());
@@ -250,6 +258,21 @@ std::span<const float> EngineExecutor::forward(const Batch& batch) {
   }
   stream_->synchronize();
   return {rows, n};
+}
+
+std::span<const int32_t> EngineExecutor::forward_sampled(const Batch& batch, std::span<const RowSampling> rows) {
+  check(sampling_ != nullptr, "this device does not sample");
+  const size_t n = run(batch), offset = sizeof(RowSampling) * options_.max_outputs;
+  check(rows.size() == n, "every row of logits needs its sampling");
+  std::byte *host = sampling_host_->data(), *device = sampling_rows_->data();
+  std::memcpy(host, rows.data(), rows.size_bytes());
+  stream_->copy_to_device(device, host, rows.size_bytes());
+  auto* tokens = reinterpret_cast<int32_t*>(device + offset);
+  sampling_->sample_rows(tensor(engine_.graph().logits).as<float>(), reinterpret_cast<const RowSampling*>(device),
+                         tokens, static_cast<int64_t>(n), engine_.graph().vocab_size, *stream_);
+  stream_->copy_to_host(host + offset, tokens, n * sizeof(int32_t));
+  stream_->synchronize();
+  return {reinterpret_cast<const int32_t*>(host + offset), n};
 }
 
 void EngineExecutor::copy_block(int32_t from, int32_t to) {

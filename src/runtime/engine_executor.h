@@ -42,6 +42,8 @@ class EngineExecutor : public Executor {
   std::span<const int32_t> eos_token_ids() const override { return engine_.manifest().eos_token_ids; }
   uint64_t rope_variant(int32_t prompt_length) const override;
   std::span<const float> forward(const Batch& batch) override;
+  bool samples() const override { return sampling_ != nullptr; }
+  std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling> rows) override;
   void copy_block(int32_t from, int32_t to) override;
 
   const MemoryPlan& memory() const { return memory_; }
@@ -52,6 +54,7 @@ class EngineExecutor : public Executor {
   Status load(ExecutorOptions options);
   TensorView tensor(Value v) const;  // of the bound step
   void launch_all();
+  size_t run(const Batch& batch);  // up to the logits on the device; returns their rows
   void show(size_t node, std::span<TensorView> outputs);
 
   // Decode steps (a token and an output per sequence) of some sizes, recorded at load: a step runs as the smallest that
@@ -77,6 +80,8 @@ class EngineExecutor : public Executor {
   std::vector<std::byte*> slot_base_;
   size_t page_bytes_ = 0;
   NodeObserver observer_;
+  SamplingDevice* sampling_ = nullptr;                     // null: tokens are chosen on the host
+  std::unique_ptr<Buffer> sampling_rows_, sampling_host_;  // RowSampling and tokens of max_outputs rows
   std::unique_ptr<StepData> step_;
   std::vector<RecordedStep> recorded_;  // by size
 };

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <thread>
@@ -29,7 +30,9 @@ struct EngineLoop::Impl {
   void run();
   void turn(std::span<Sequence* const> arrived, const std::vector<uint64_t>& cancelled);
   void step();
-  void run_batch(const Plan& plan, std::span<const float>& logits);
+  void run_batch(const Plan& plan, std::span<const float>& logits, std::span<const int32_t>& tokens);
+  std::optional<std::vector<RowSampling>> device_sampling(const Plan& plan) const;
+  Status read_token(const PlanItem& item, int32_t token, OutputPiece& piece);
   Status read_rows(const PlanItem& item, std::span<const float> rows, OutputPiece& piece);
   void append(Sequence& seq, const Sampled& sampled, OutputPiece& piece);
   void send(Sequence& seq, OutputPiece piece);

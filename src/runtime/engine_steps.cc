@@ -110,8 +110,9 @@ void EngineLoop::Impl::step() {
   if (plan.items.empty()) return;
 
   std::span<const float> logits;
+  std::span<const int32_t> tokens;
   try {
-    run_batch(plan, logits);
+    run_batch(plan, logits, tokens);
   } catch (const std::exception& e) {
     spdlog::error("a step failed: {}", e.what());
     for (const PlanItem& item : plan.items)
@@ -122,10 +123,17 @@ void EngineLoop::Impl::step() {
   const auto vocab = static_cast<size_t>(executor.vocab_size());
   for (const PlanItem& item : plan.items) {
     Sequence& seq = *item.seq;
-    const auto rows = logits.first(item.outputs * vocab);
-    logits = logits.subspan(rows.size());
     OutputPiece piece;
-    if (auto read = read_rows(item, rows, piece); !read) {
+    Status read;
+    if (!tokens.empty()) {
+      if (item.outputs > 0) read = read_token(item, tokens.front(), piece);
+      tokens = tokens.subspan(item.outputs);
+    } else {
+      const auto rows = logits.first(item.outputs * vocab);
+      logits = logits.subspan(rows.size());
+      read = read_rows(item, rows, piece);
+    }
+    if (!read) {
       fail_sequence(seq, read.error(), std::move(piece));
       continue;
     }
@@ -136,7 +144,31 @@ void EngineLoop::Impl::step() {
   stats.busy_seconds += seconds(Clock::now() - begin);
 }
 
-void EngineLoop::Impl::run_batch(const Plan& plan, std::span<const float>& logits) {
+// What the device draws with, when it can do all that the step's requests ask for.
+std::optional<std::vector<RowSampling>> EngineLoop::Impl::device_sampling(const Plan& plan) const {
+  if (!executor.samples()) return std::nullopt;
+  std::vector<RowSampling> rows;
+  for (const PlanItem& item : plan.items) {
+    if (item.outputs == 0) continue;
+    const Sequence& seq = *item.seq;
+    const SamplingParams& p = seq.request.sampling;
+    const bool plain = item.outputs == 1 && item.past + item.tokens == seq.length() && p.logprobs < 0 &&
+                       p.prompt_logprobs < 0 && p.repetition_penalty == 1 && p.presence_penalty == 0 &&
+                       p.frequency_penalty == 0 && p.logit_bias.empty() && p.bad_words.empty() &&
+                       seq.output_tokens() >= p.min_tokens;
+    if (!plain) return std::nullopt;
+    rows.push_back({.temperature = p.temperature,
+                    .top_p = p.top_p,
+                    .min_p = p.min_p,
+                    .top_k = p.top_k,
+                    .uniform = Sampler::uniform(seq.sampler.seed, seq.output_tokens())});
+  }
+  if (rows.empty()) return std::nullopt;
+  return rows;
+}
+
+// Either the logits of all rows, or a token for each.
+void EngineLoop::Impl::run_batch(const Plan& plan, std::span<const float>& logits, std::span<const int32_t>& tokens) {
   Batch batch;
   size_t rows = 0;
   for (const PlanItem& item : plan.items) {
@@ -148,6 +180,11 @@ void EngineLoop::Impl::run_batch(const Plan& plan, std::span<const float>& logit
     b.outputs = item.outputs;
     for (const auto& group : seq.table.blocks) b.blocks.emplace_back(group);
     rows += item.outputs;
+  }
+  if (const auto sampling = device_sampling(plan)) {
+    tokens = executor.forward_sampled(batch, *sampling);
+    check(tokens.size() == rows, "the executor returned another number of tokens");
+    return;
   }
   logits = executor.forward(batch);
   check(logits.size() == rows * executor.vocab_size(), "the executor returned another number of logits");
@@ -172,6 +209,15 @@ Status EngineLoop::Impl::read_rows(const PlanItem& item, std::span<const float> 
     append(seq, sampled, piece);
     break;
   }
+  return {};
+}
+
+Status EngineLoop::Impl::read_token(const PlanItem& item, int32_t token, OutputPiece& piece) {
+  if (token == kNotFinite) {
+    return fail(Errc::internal, "numerical_error: the logits are not finite", {},
+                "this request's input breaks the model's arithmetic; `pinion diff` names the first layer");
+  }
+  append(*item.seq, Sampled{.token = token, .logprob = {}}, piece);
   return {};
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/sampling.h"
 #include "base/result.h"
 
 namespace pinion {
@@ -56,6 +57,14 @@ class Executor {
   virtual uint64_t rope_variant(int32_t prompt_length) const = 0;
   // Runs the batch; returns logits [sum of outputs, vocab] in f32, valid until the next call. Throws DeviceError.
   virtual std::span<const float> forward(const Batch& batch) = 0;
+  // Where the device chooses tokens itself: runs the batch and returns a token per row of logits (kNotFinite: the row
+  // is broken), valid until the next call; the rows stay on the device. `rows`: one per row.
+  virtual bool samples() const { return false; }
+  virtual std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling> rows) {
+    (void)batch, (void)rows;
+    check(false, "this executor does not sample");
+    return {};
+  }
   virtual void copy_block(int32_t from, int32_t to) = 0;  // for forks (n > 1) that share a partial block
 };
 

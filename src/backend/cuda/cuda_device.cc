@@ -6,6 +6,7 @@
 
 #include "backend/cuda/cuda_error.h"
 #include "backend/cuda/kernels/compiled_for.h"
+#include "backend/cuda/kernels/sample.h"
 #include "backend/cuda/launch.h"
 
 namespace pinion::cuda {
@@ -73,7 +74,7 @@ ProbedDevice describe(int ordinal) {
   return d;
 }
 
-class CudaDevice final : public Device {
+class CudaDevice final : public Device, public SamplingDevice {
  public:
   explicit CudaDevice(ProbedDevice d) : d_(std::move(d)) {}
   const DeviceInfo& info() const override { return d_.info; }
@@ -108,6 +109,11 @@ class CudaDevice final : public Device {
     size_t free = 0, total = 0;
     cuda_check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
     return free;
+  }
+
+  void sample_rows(const float* logits, const RowSampling* sampling, int32_t* tokens, int64_t rows, int64_t vocab,
+                   Stream& stream) override {
+    cuda::sample_rows({logits, sampling, tokens, static_cast<int32_t>(vocab)}, rows, stream);
   }
 
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CudaStream>(d_.properties); }

@@ -1,0 +1,32 @@
+// An optional ability of a device with memory of its own: choosing tokens where the logits lie, so that a step brings
+// back a number per row instead of a row. Asked for at load by dynamic_cast of the Device; without it rows are copied
+// and the host chooses (runtime/sampler.h).
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "backend/backend.h"
+
+namespace pinion {
+
+// What one row is drawn with. The order of operations is the host sampler's: min_p, top_k (exactly k, ties to the
+// lowest ids), top_p, each on what the one before left, then a draw in the order of ids.
+struct RowSampling {
+  float temperature = 0;  // 0: the largest logit, ties to the lowest id
+  float top_p = 1, min_p = 0;
+  int32_t top_k = 0;   // 0: all
+  double uniform = 0;  // in [0, 1): where in the cumulative weights the token lies
+};
+
+inline constexpr int32_t kNotFinite = -1;  // in place of a token: the row holds a NaN or +inf, or only -inf
+
+class SamplingDevice {
+ public:
+  virtual ~SamplingDevice() = default;
+  // In stream order: tokens[i] from row i of logits [rows, vocab]. All pointers are the device's.
+  virtual void sample_rows(const float* logits, const RowSampling* sampling, int32_t* tokens, int64_t rows,
+                           int64_t vocab, Stream& stream) = 0;
+};
+
+}  // namespace pinion
