@@ -174,8 +174,8 @@ class Bench {
         for (int groups = 1; groups <= 4; ++groups) {
           for (int splits : {1, 2, 3, 4, 6, 8}) {
             for (int share : {1, 2}) {
-              if (splits * share <= 8 && 8 * share <= std::max<int64_t>(tokens, 16))
-                plans.push_back({groups, splits, share, 0});
+              if (splits * share > 8 || 8 * share > std::max<int64_t>(tokens, 16)) continue;
+              plans.push_back({groups, splits, share});
             }
           }
         }
@@ -273,6 +273,7 @@ struct Best {
 
 int run(int argc, char** argv) {
   bool all_plans = false, check_only = false, verbose = false;
+  std::vector<std::string> chains;  // kernels for the five layers, in order, separated by commas
   std::vector<int> counts;
   std::vector<std::string> without;
   for (int i = 1; i < argc; ++i) {
@@ -282,13 +283,16 @@ int run(int argc, char** argv) {
       check_only = true;
     } else if (std::strcmp(argv[i], "--verbose") == 0) {
       verbose = true;
+    } else if (std::strcmp(argv[i], "--chain") == 0 && i + 1 < argc) {
+      chains.emplace_back(argv[++i]);
     } else if (std::strcmp(argv[i], "--without") == 0 && i + 1 < argc) {
       without.emplace_back(argv[++i]);
     } else if (std::atoi(argv[i]) > 0 && std::atoi(argv[i]) <= 512) {
       counts.push_back(std::atoi(argv[i]));
     } else {
       std::fprintf(stderr,
-                   "usage: linear_chain [--check] [--verbose] [--all_plans] [--without KERNEL]… [tokens]…\n"
+                   "usage: linear_chain [--check] [--verbose] [--all_plans] [--without KERNEL]… "
+                   "[--chain QKV,O,GATE_UP,DOWN,HEAD]… [tokens]…\n"
                    "tokens: 1 to 512 (default 1 8 16 32 64 128)\n");
       return 2;
     }
@@ -365,6 +369,22 @@ int run(int argc, char** argv) {
     table += line;
     for (const Best& b : ours) table += " " + b.candidate.name + ";";
     table += "\n";
+    for (const std::string& names : chains) {
+      Best chosen[5];
+      size_t at = 0;
+      for (int s = 0; s < 5; ++s) {
+        const size_t comma = std::min(names.find(',', at), names.size());
+        for (const Candidate& c : bench.candidates(bench.problem(s, 0, tokens), true)) {
+          if (c.name == std::string_view(names).substr(at, comma - at)) chosen[s].candidate = c;
+        }
+        at = std::min(comma + 1, names.size());
+      }
+      if (const float ms = chain(chosen); ms > 0) {
+        std::snprintf(line, sizeof(line), "%3d tokens  %6.3f ms  %5.1f %%  %s\n", tokens, ms, 100 * gb / ms / ceiling,
+                      names.c_str());
+        table += line;
+      }
+    }
     std::fflush(stdout);
   }
   std::printf("\n8B chain, %.2f GB, read ceiling %.3f TB/s\n%s", gb, ceiling, table.c_str());

@@ -41,7 +41,9 @@ std::string why_not_tensor_cores(const Call& call, const DeviceInfo& info) {
 }
 
 std::string why_not_copy_engine(const Call& call, const DeviceInfo& info) {
-  if (compute_capability(info) < 90) return "needs bulk copies (compute capability 9.0)";
+  if (const int cc = compute_capability(info); cc < 90 || cc >= 120) {
+    return "needs bulk copies and 227 KB of shared memory a block (compute capability 9 or 10)";
+  }
   return why_not_tensor_cores(call, info);
 }
 
@@ -118,7 +120,7 @@ std::vector<Tuning> tunings_stream(const Call& call, const DeviceInfo& info) {
 std::vector<Tuning> tunings_wgmma(const Call& call, const DeviceInfo& info) {
   std::vector<Tuning> tunings;
   for (const WgmmaPlan& plan : linear_wgmma_plans(call.rows, linear_op(call).in, linear_op(call).out, info.threads)) {
-    if (tunings.size() < kMostTimed) tunings.push_back({{plan.groups, plan.splits, plan.share, plan.stages}});
+    if (tunings.size() < kMostTimed) tunings.push_back({{plan.groups, plan.splits, plan.share, 0}});
   }
   return tunings;
 }
@@ -170,13 +172,14 @@ void launch_gemv(const LaunchArgs& args, Stream& stream) {
 }
 
 void launch_stream(const LaunchArgs& args, Stream& stream) {
-  const StreamPlan plan{args.tuning.value[0], args.tuning.value[1]};
-  for_rows(args, plan.slice == 512 ? 8 : 16, [&](const LinearProblem& p) { linear_stream(p, plan, stream); });
+  const auto& v = args.tuning.value;
+  const StreamPlan plan{v[0], v[1]};
+  for_rows(args, 16, [&](const LinearProblem& p) { linear_stream(p, plan, stream); });
 }
 
 void launch_wgmma(const LaunchArgs& args, Stream& stream) {
   const auto& v = args.tuning.value;
-  for_rows(args, 128, [&](const LinearProblem& p) { linear_wgmma(p, {v[0], v[1], v[2], v[3]}, stream); });
+  for_rows(args, 128, [&](const LinearProblem& p) { linear_wgmma(p, {v[0], v[1], v[2]}, stream); });
 }
 
 void launch_large(const LaunchArgs& args, Stream& stream) {

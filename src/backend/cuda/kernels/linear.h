@@ -30,8 +30,8 @@ std::string linear_gemv_why_not(DType type, int64_t tokens, int64_t in);
 
 // 1 to 16 tokens: rings of bulk copies feed mma.sync; the warps of a block split K. sm_90; in % 128 == 0.
 struct StreamPlan {
-  int32_t slice = 512;  // k of a warp and pass: 128, 256 or 512 (up to 8 tokens), 128 or 256 (up to 16)
-  int32_t warps = 8;    // of a block, at most 16; slices that they do not cover take further passes
+  int32_t slice = 256;  // k of a warp and pass: 128 or 256
+  int32_t warps = 16;   // of a block, at most 16; slices that they do not cover take further passes
 };
 void linear_stream(const LinearProblem& p, const StreamPlan& plan, Stream& stream);
 std::vector<StreamPlan> linear_stream_plans(int64_t tokens, int64_t in, int64_t out, int sms);  // best guess first
@@ -42,7 +42,6 @@ struct WgmmaPlan {
   int32_t groups = 2;  // warpgroups of a block: 64 output rows each, 1 to 4
   int32_t splits = 1;  // blocks of a cluster along K, added up in that order through shared memory
   int32_t share = 1;   // blocks of a cluster along the rows that share one copy of x: 1 or 2
-  int32_t stages = 0;  // of the ring; 0: as many as fit
 };
 void linear_wgmma(const LinearProblem& p, const WgmmaPlan& plan, Stream& stream);
 std::vector<WgmmaPlan> linear_wgmma_plans(int64_t tokens, int64_t in, int64_t out, int sms);

@@ -119,6 +119,8 @@ __global__ void __launch_bounds__(kWarps * 32) linear_gemv_kernel(const __grid_c
       }
     }
   }
+#else
+  __trap();  // not listed for such a GPU
 #endif
 }
 

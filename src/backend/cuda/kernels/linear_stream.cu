@@ -33,21 +33,18 @@ struct StreamParams {
   int32_t stages = 0;  // of a warp's ring
 };
 
-// A unit is 16 rows x kUnitK. Even rows lie one after another, odd rows after them and half a bank line aside, so that
-// the 16-byte reads of lanes g = 0, 1 (and 2, 3 …) together touch every bank once.
-template <int kUnitK>
-struct Unit {
-  static constexpr int kPitch = kUnitK * 2;
-  static constexpr int kOdd = 8 * kPitch + 64;
-  static constexpr int kBytes = 16 * kPitch + 128;
-  static __device__ int row_offset(int row) { return (row >> 1) * kPitch + (row & 1) * kOdd; }
-};
+// A unit, one step of the ring, is 16 rows x 128 k: small, so that units fill the memory whatever the number of warps.
+// Even rows lie one after another, odd rows after them and half a bank line aside, so that the 16-byte reads of lanes
+// g = 0, 1 (and 2, 3 …) together touch every bank once.
+constexpr int kUnitK = 128, kUnitPitch = kUnitK * 2, kUnitBytes = 16 * kUnitPitch + 128;
+__device__ inline int unit_row(int row) {
+  return (row >> 1) * kUnitPitch + (row & 1) * (8 * kUnitPitch + 64);
+}
 
-// T: __nv_bfloat16 or __half. kGroups: 8-token groups. A warp's slice is kUnits units of kUnitK.
-template <class T, int kGroups, int kUnitK, int kUnits>
+// T: __nv_bfloat16 or __half. kGroups: 8-token groups. A warp's slice is kUnits units.
+template <class T, int kGroups, int kUnits>
 __global__ void __launch_bounds__(kMaxWarps * 32) linear_stream_kernel(const __grid_constant__ StreamParams p) {
 #if __CUDA_ARCH__ >= 900
-  using U = Unit<kUnitK>;
   constexpr int kSteps = kUnitK / 32, kTokens = 8 * kGroups, kSums = kTokens * kSumPitch;
   extern __shared__ __align__(128) uint8_t shared[];
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
@@ -57,21 +54,21 @@ __global__ void __launch_bounds__(kMaxWarps * 32) linear_stream_kernel(const __g
   const auto units_of = [&](int pass) { return min(max((p.in - first_k(pass) + kUnitK - 1) / kUnitK, 0), kUnits); };
   const int units = tiles * ((p.passes - 1) * kUnits + units_of(p.passes - 1));  // only the last pass may have fewer
 
-  uint8_t* ring = shared + warp * p.stages * U::kBytes;
-  float* sums = reinterpret_cast<float*>(shared + warps * p.stages * U::kBytes);  // [slots][warps][kTokens][kSumPitch]
+  uint8_t* ring = shared + warp * p.stages * kUnitBytes;
+  float* sums = reinterpret_cast<float*>(shared + warps * p.stages * kUnitBytes);  // [slots][warps][kTokens][kSumPitch]
   const int slots = p.passes == 1 ? 2 : p.slots;
   const uint32_t ring_at = ptx::shared_address(ring);
   const uint32_t full = ptx::shared_address(sums + slots * warps * kSums) + 8 * warp * p.stages;
 
   int next_pass = 0, next_tile = 0, next_unit = 0;  // of the copy that is asked for next
   const auto request = [&](int stage) {
-    if (lane == 0) ptx::barrier_expect(full + 8 * stage, kTileRows * U::kPitch);
+    if (lane == 0) ptx::barrier_expect(full + 8 * stage, kTileRows * kUnitPitch);
     __syncwarp();
     if (lane < kTileRows) {
       const int row = min((block + next_tile * blocks) * kTileRows + lane, p.output.out - 1);
       const T* from =
           static_cast<const T*>(p.weight) + static_cast<int64_t>(row) * p.in + first_k(next_pass) + next_unit * kUnitK;
-      ptx::bulk_copy(ring_at + stage * U::kBytes + U::row_offset(lane), from, U::kPitch, full + 8 * stage,
+      ptx::bulk_copy(ring_at + stage * kUnitBytes + unit_row(lane), from, kUnitPitch, full + 8 * stage,
                      ptx::CacheHint::evict_first);
     }
     if (++next_unit < units_of(next_pass)) return;
@@ -122,11 +119,11 @@ __global__ void __launch_bounds__(kMaxWarps * 32) linear_stream_kernel(const __g
       for (int q = 0; q < kUnits; ++q) {
         if (q >= tile_units) break;
         ptx::barrier_wait(full + 8 * stage, parity);
-        const uint8_t* w = ring + stage * U::kBytes + U::row_offset(g) + 16 * t;
+        const uint8_t* w = ring + stage * kUnitBytes + unit_row(g) + 16 * t;
 #pragma unroll
         for (int i = 0; i < kSteps; ++i) {
           const uint4 lo = *reinterpret_cast<const uint4*>(w + 64 * i);
-          const uint4 hi = *reinterpret_cast<const uint4*>(w + 4 * U::kPitch + 64 * i);  // row g + 8
+          const uint4 hi = *reinterpret_cast<const uint4*>(w + 4 * kUnitPitch + 64 * i);  // row g + 8
 #pragma unroll
           for (int group = 0; group < kGroups; ++group) {
             const uint4& b = x[group][q * kSteps + i];
@@ -156,6 +153,8 @@ __global__ void __launch_bounds__(kMaxWarps * 32) linear_stream_kernel(const __g
   if (p.passes == 1) return;
   __syncthreads();
   for (int n = 0; n < tiles; ++n) finish(n, n);
+#else
+  __trap();  // not listed for such a GPU
 #endif
 }
 
@@ -169,7 +168,7 @@ int passes_of(const StreamPlan& plan, int64_t in) {
   return static_cast<int>((in + covered - 1) / covered);
 }
 
-template <class T, int kGroups, int kUnitK, int kUnits>
+template <class T, int kGroups, int kUnits>
 void launch_stream(const LinearProblem& p, const StreamPlan& plan, Stream& stream) {
   StreamParams params{.weight = p.weight, .x = p.x, .output = p.output, .in = p.in};
   params.tiles = (p.output.out + kTileRows - 1) / kTileRows;
@@ -177,27 +176,22 @@ void launch_stream(const LinearProblem& p, const StreamPlan& plan, Stream& strea
   const int blocks = std::min(cuda_stream(stream).device().multiprocessors, params.tiles);
   params.slots = (params.tiles + blocks - 1) / blocks;
   const size_t sums = sum_bytes(plan, 8 * kGroups, params.passes, params.slots);
-  const size_t stage = plan.warps * (Unit<kUnitK>::kBytes + sizeof(uint64_t));
+  const size_t stage = plan.warps * (kUnitBytes + sizeof(uint64_t));
   const size_t most = static_cast<size_t>(params.slots) * kUnits * params.passes;
   params.stages = static_cast<int32_t>(std::min((kSharedBytes - sums) / stage, most));
-  launch<linear_stream_kernel<T, kGroups, kUnitK, kUnits>>({.grid = static_cast<unsigned>(blocks),
-                                                            .block = static_cast<unsigned>(plan.warps * 32),
-                                                            .shared = sums + params.stages * stage},
-                                                           params, stream);
+  launch<linear_stream_kernel<T, kGroups, kUnits>>({.grid = static_cast<unsigned>(blocks),
+                                                    .block = static_cast<unsigned>(plan.warps * 32),
+                                                    .shared = sums + params.stages * stage},
+                                                   params, stream);
 }
 
 template <class T>
 void launch_stream(const LinearProblem& p, const StreamPlan& plan, Stream& stream) {
   if (p.output.tokens <= 8) {
-    if (plan.slice == 128) return launch_stream<T, 1, 128, 1>(p, plan, stream);
-    if (plan.slice == 256 && p.in % 256 == 0) return launch_stream<T, 1, 256, 1>(p, plan, stream);
-    if (plan.slice == 256) return launch_stream<T, 1, 128, 2>(p, plan, stream);
-    if (p.in % 256 == 0) return launch_stream<T, 1, 256, 2>(p, plan, stream);
-    return launch_stream<T, 1, 128, 4>(p, plan, stream);
+    plan.slice == 128 ? launch_stream<T, 1, 1>(p, plan, stream) : launch_stream<T, 1, 2>(p, plan, stream);
+  } else {
+    plan.slice == 128 ? launch_stream<T, 2, 1>(p, plan, stream) : launch_stream<T, 2, 2>(p, plan, stream);
   }
-  if (plan.slice == 128) return launch_stream<T, 2, 128, 1>(p, plan, stream);
-  if (p.in % 256 == 0) return launch_stream<T, 2, 256, 1>(p, plan, stream);
-  return launch_stream<T, 2, 128, 2>(p, plan, stream);
 }
 
 }  // namespace
@@ -211,21 +205,15 @@ std::vector<StreamPlan> linear_stream_plans(int64_t tokens, int64_t in, int64_t 
   std::vector<StreamPlan> plans;
   const int64_t tiles = (out + kTileRows - 1) / kTileRows;
   const int tiles_each = static_cast<int>((tiles + sms - 1) / sms);
-  const auto add = [&](int64_t slice, int64_t most_warps) {
-    // As few passes as the warps allow, and as few warps as those passes need.
-    const int64_t slices = (in + slice - 1) / slice, passes = (slices + most_warps - 1) / most_warps;
-    const StreamPlan plan{static_cast<int32_t>(slice), static_cast<int32_t>((slices + passes - 1) / passes)};
+  // Sixteen warps empty a full ring soonest, which small matrices feel. As few passes as they allow, and as few warps
+  // as those passes need. The wider slice gives fewer passes, the narrower one is for short rows.
+  for (int32_t slice : {256, 128}) {
+    if (slice == 256 && in < 4 * slice) continue;
+    const int64_t slices = (in + slice - 1) / slice, passes = (slices + kMaxWarps - 1) / kMaxWarps;
+    const StreamPlan plan{slice, static_cast<int32_t>((slices + passes - 1) / passes)};
     // The sums must leave the ring most of the memory.
-    if (sum_bytes(plan, static_cast<int>(tokens), passes_of(plan, in), tiles_each) > 80 * 1024) return;
-    for (const StreamPlan& known : plans) {
-      if (known.slice == plan.slice && known.warps == plan.warps) return;
-    }
-    plans.push_back(plan);
-  };
-  // Sixteen warps empty a full ring sooner, which small matrices feel; eight have more of the memory for the ring.
-  if (tokens <= 8 && in >= 6 * 512) add(512, 8), add(512, 16);
-  if (in >= 4 * 256) add(256, 16);
-  add(128, 16);
+    if (sum_bytes(plan, static_cast<int>(tokens), passes_of(plan, in), tiles_each) <= 80 * 1024) plans.push_back(plan);
+  }
   return plans;
 }
 

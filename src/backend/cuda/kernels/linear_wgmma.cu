@@ -23,9 +23,10 @@ namespace pinion::cuda {
 namespace {
 
 constexpr int kMaxGroups = 4, kMaxStages = 16;
-constexpr int kAtomK = 64;                          // k of a swizzled 128-byte row
-constexpr int kGroupBytes = 64 * 128;               // one warpgroup's rows of an atom
-constexpr size_t kSharedBytes = 227 * 1024 - 1024;  // less what aligning the ring may cost
+constexpr int kAtomK = 64;             // k of a swizzled 128-byte row
+constexpr int kGroupBytes = 64 * 128;  // one warpgroup's rows of an atom
+constexpr size_t kSharedBytes = 227 * 1024;
+constexpr size_t kFixedBytes = 1024 + 512;  // of a block: what aligning the ring may cost, and the barriers
 
 struct WgmmaParams {
   CUtensorMap weight, x;
@@ -176,29 +177,44 @@ __global__ void __launch_bounds__(kMaxGroups * 128 + 32, 1) linear_wgmma_kernel(
   } else {
     asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
   }
-  const int vectors = 16 * groups;  // of four rows
-  for (int i = threadIdx.x; i < p.output.tokens * vectors; i += threads) {
-    const int token = i / vectors, row = (i % vectors) * 4;
-    if (token % p.splits != split) continue;
-    const uint32_t at = base + (token * pitch + row) * static_cast<uint32_t>(sizeof(float));
-    float v[4] = {};
-    for (int s = 0; s < p.splits; ++s) {
-      const float4 part = p.splits == 1 ? *reinterpret_cast<const float4*>(staged + token * pitch + row)
-                                        : ptx::load_peer(ptx::peer_address(at, sharer * p.splits + s));
-      v[0] += part.x, v[1] += part.y, v[2] += part.z, v[3] += part.w;
+  // A thread takes four rows for every eighth of this block's tokens, which are every splits-th of all.
+  const int vectors = 16 * groups, row = threadIdx.x % vectors * 4;
+  const int first = split + p.splits * (threadIdx.x / vectors), step = 8 * p.splits;
+  if (p.splits >
+      1) {  // adds up the blocks' sums, in the order of k, where this block's own lay: nobody else reads those
+    constexpr int kBatch = 4;  // loads in flight: one takes as long as from L2
+#pragma unroll 2
+    for (int token = first; token < p.output.tokens; token += step) {
+      const uint32_t at = base + (token * pitch + row) * static_cast<uint32_t>(sizeof(float));
+      float4 sum{};
+      for (int s = 0; s < p.splits; s += kBatch) {
+        float4 part[kBatch];
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          part[i] = ptx::load_peer(ptx::peer_address(at, sharer * p.splits + min(s + i, p.splits - 1)));
+        }
+#pragma unroll
+        for (int i = 0; i < kBatch; ++i) {
+          if (s + i < p.splits) sum.x += part[i].x, sum.y += part[i].y, sum.z += part[i].z, sum.w += part[i].w;
+        }
+      }
+      *reinterpret_cast<float4*>(staged + token * pitch + row) = sum;
     }
-    store_rows<4>(p.output, token, first_row + row, v);
   }
+  store_columns<T>(p.output, first_row + row, first, step,
+                   [&](int token) { return *reinterpret_cast<const float4*>(staged + token * pitch + row); });
   if (cluster > 1) {
     ptx::cluster_arrive_relaxed();
     ptx::cluster_wait();
   }
+#else
+  __trap();  // compiled for another GPU, or for sm_90 without its `a`
 #endif
 }
 
 template <int kTokens>
 int most_stages(int groups) {
-  return std::min<int>(kMaxStages, static_cast<int>(kSharedBytes / stage_bytes<kTokens>(groups)));
+  return std::min(kMaxStages, static_cast<int>(kSharedBytes - kFixedBytes) / stage_bytes<kTokens>(groups));
 }
 
 template <class T, int kTokens>
@@ -208,7 +224,6 @@ void launch_wgmma(const LinearProblem& p, WgmmaPlan plan, Stream& stream) {
   const int stage_k = kAtoms<kTokens> * kAtomK;
   params.steps = (p.in + stage_k - 1) / stage_k;
   params.stages = most_stages<kTokens>(plan.groups);
-  if (plan.stages > 0) params.stages = std::min(params.stages, plan.stages);
   params.weight =
       tensor_map({.data = p.weight, .type = p.type, .rows = p.output.out, .columns = p.in}, 64 * plan.groups, kAtomK);
   params.x =
@@ -241,8 +256,9 @@ void linear_wgmma(const LinearProblem& p, const WgmmaPlan& plan, Stream& stream)
 }
 
 std::vector<WgmmaPlan> linear_wgmma_plans(int64_t tokens, int64_t in, int64_t out, int sms) {
-  // Candidates: rows of a block times a split of K, ranked by how much of the machine the last wave leaves idle, then
-  // by the copies of x (fewer with more rows a block and with sharing) and by the traffic of a split.
+  // The cost of a plan over that of reading the weight alone, fitted to the layers of an 8B model at 32 to 128 tokens
+  // (docs/performance/cuda-linear.md): SMs that the last wave leaves idle, which matter little while they are few,
+  // since the others then have more of the memory; splits, which end with an exchange of sums; copies of x.
   struct Ranked {
     WgmmaPlan plan;
     double cost;
@@ -254,22 +270,16 @@ std::vector<WgmmaPlan> linear_wgmma_plans(int64_t tokens, int64_t in, int64_t ou
       for (int share : {1, 2}) {
         if (splits > steps || splits * share > 8 || tokens < 8 * share) continue;
         const int64_t tiles = (out + 64 * groups - 1) / (64 * groups);
-        const int64_t blocks = (tiles + share - 1) / share * share * splits;
-        const int64_t waves = (blocks + sms - 1) / sms;
-        // One wave short of the machine still saturates the memory from about three quarters on.
-        const double busy = static_cast<double>(blocks) / static_cast<double>(waves * sms);
-        const double idle = waves == 1 ? std::max(0.0, 0.80 - busy) * 1.25 : 1 - busy;
-        const double weight = static_cast<double>(out) * static_cast<double>(in);
+        const int64_t blocks = (tiles + share - 1) / share * share * splits, waves = (blocks + sms - 1) / sms;
+        const double idle = 1 - static_cast<double>(blocks) / static_cast<double>(waves * sms);
         const double x = static_cast<double>(tokens) / (64.0 * groups * share);
-        const double sums = splits > 1 ? 2.0 * splits * static_cast<double>(out * tokens) * 2 / weight : 0;
-        ranked.push_back(
-            {{groups, splits, share, 0}, 1 + idle + 0.35 * x + 0.35 * sums + 0.02 * static_cast<double>(waves - 1)});
+        ranked.push_back({{groups, splits, share}, 1 + 0.1 * idle + 0.02 * (splits - 1 + share - 1) + 0.02 * x});
       }
     }
   }
   std::stable_sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) { return a.cost < b.cost; });
   std::vector<WgmmaPlan> plans;
-  for (size_t i = 0; i < std::min<size_t>(ranked.size(), 6); ++i) plans.push_back(ranked[i].plan);
+  for (size_t i = 0; i < std::min<size_t>(ranked.size(), 3); ++i) plans.push_back(ranked[i].plan);
   return plans;
 }
 

@@ -40,12 +40,12 @@ __device__ inline uint32_t peer_address(uint32_t shared, uint32_t rank) {
   return a;
 }
 
+// Ordered by the cluster's barriers, not against this thread's own stores.
 __device__ inline float4 load_peer(uint32_t peer) {
   float4 v;
   asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
                : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(peer)
-               : "memory");
+               : "r"(peer));
   return v;
 }
 

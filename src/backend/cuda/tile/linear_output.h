@@ -1,6 +1,9 @@
 // What every linear kernel does with its sums: bias, the epilogue, rounding to the output's type.
 #pragma once
 
+#ifdef __CUDACC__
+#include "backend/cuda/ptx/mma_sync.h"
+#endif
 #include "backend/cuda/tile/values.h"
 
 namespace pinion::cuda {
@@ -14,7 +17,7 @@ struct LinearOutput {
 
 #ifdef __CUDACC__
 __device__ inline float gated_silu(float gate, float up) {
-  return gate / (1 + __expf(-gate)) * up;
+  return __fdividef(gate, 1 + __expf(-gate)) * up;  // e^-gate overflows to a quotient of 0, which is the limit
 }
 
 // The sums of N (2 or 4) output rows from `row` on, a multiple of N, for one token; rows past the end are dropped.
@@ -49,6 +52,56 @@ __device__ inline void store_rows(const LinearOutput& o, int token, int row, flo
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     if (row + i < o.out) store(o.y, at + i, v[i]);
+  }
+}
+// Columns of sums for many tokens: four rows from `row` on (a multiple of 4) for tokens first, first + step, …
+// `sum(token)` gives them as a float4. What all tokens share is settled once: with a few instructions a value less,
+// this is what keeps the end of a kernel short. Out is y's type.
+template <class Out, bool kGated, class Sum>
+__device__ inline void store_columns(const LinearOutput& o, int row, int first, int step, const Sum& sum) {
+  if (row >= o.out) return;
+  if (row + 4 > o.out || o.out % 4 != 0) {  // ragged: y's rows are not aligned, or end within the four
+    for (int token = first; token < o.tokens; token += step) {
+      const float4 s = sum(token);
+      float v[4] = {s.x, s.y, s.z, s.w};
+      store_rows<4>(o, token, row, v);
+    }
+    return;
+  }
+  float bias[4] = {};
+  if (o.bias.data != nullptr) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) bias[i] = load(o.bias, row + i);
+  }
+  const int64_t width = kGated ? o.out / 2 : o.out;
+  Out* to = static_cast<Out*>(o.y.data) + first * width + (kGated ? row / 2 : row);
+#pragma unroll 4
+  for (int token = first; token < o.tokens; token += step, to += step * width) {
+    const float4 s = sum(token);
+    const float v[4] = {s.x + bias[0], s.y + bias[1], s.z + bias[2], s.w + bias[3]};
+    if constexpr (kGated) {
+      const float a = gated_silu(v[0], v[1]), b = gated_silu(v[2], v[3]);
+      if constexpr (sizeof(Out) == 4) {
+        *reinterpret_cast<float2*>(to) = {a, b};
+      } else {
+        *reinterpret_cast<uint32_t*>(to) = ptx::pack<Out>(a, b);
+      }
+    } else if constexpr (sizeof(Out) == 4) {
+      *reinterpret_cast<float4*>(to) = {v[0], v[1], v[2], v[3]};
+    } else {
+      *reinterpret_cast<uint2*>(to) = {ptx::pack<Out>(v[0], v[1]), ptx::pack<Out>(v[2], v[3])};
+    }
+  }
+}
+
+// The same for y of type T or f32, as the parameters say.
+template <class T, class Sum>
+__device__ inline void store_columns(const LinearOutput& o, int row, int first, int step, const Sum& sum) {
+  const bool f32 = o.y.dtype == DType::f32;
+  if (o.gated_silu) {
+    f32 ? store_columns<float, true>(o, row, first, step, sum) : store_columns<T, true>(o, row, first, step, sum);
+  } else {
+    f32 ? store_columns<float, false>(o, row, first, step, sum) : store_columns<T, false>(o, row, first, step, sum);
   }
 }
 #endif
