@@ -10,6 +10,7 @@
 #include "base/check.h"
 #include "base/thread_pool.h"
 #include "tensor/convert.h"
+#include "tensor/f16_range.h"
 
 namespace pinion::cli {
 namespace {
@@ -195,17 +196,11 @@ Json rank_json(const RankPlan& plan, int tp_size, int pp_size) {
 
 namespace {
 
-// Past 65504 float16 has only infinity, which turns every result into no number: refused, not written.
 Status check_f16(std::span<const std::byte> bytes, const std::string& tensor) {
-  for (size_t i = 0; i + 1 < bytes.size(); i += 2) {
-    uint16_t v = 0;
-    std::memcpy(&v, bytes.data() + i, 2);
-    if ((v & 0x7fff) != 0x7c00) continue;
-    return fail(Errc::invalid_argument,
-                fmt::format("the tensor \"{}\" holds values beyond 65504, the largest of float16", tensor), "--dtype",
-                "choose bfloat16 or float32");
-  }
-  return {};
+  if (!has_f16_infinity(bytes)) return {};
+  return fail(Errc::invalid_argument,
+              fmt::format("the tensor \"{}\" holds values beyond 65504, the largest of float16", tensor), "--dtype",
+              "choose bfloat16 or float32");
 }
 
 }  // namespace
