@@ -1,11 +1,13 @@
 // Where weights and graph meet: by tensor name. Parts are read (weight_source.h, quantized_weights.h),
 // converted and stacked (or interleaved) into the layout that the kernels read.
 #include <algorithm>
+#include <atomic>
 
 #include "base/thread_pool.h"
 #include "compiler/compiler.h"
 #include "compiler/quantized_weights.h"
 #include "compiler/weight_source.h"
+#include "tensor/f16_range.h"
 
 namespace pinion {
 void list_weights(const Graph& graph, DType dtype, std::vector<PackedWeight>& weights,
@@ -52,6 +54,7 @@ Status pack_weight(const QuantizedCheckpoint& checkpoint, const WeightUse& use, 
     const int64_t step = use.interleave ? 2 : 1,
                   first = done * step + (use.interleave && p >= use.parts.size() / 2 ? 1 : 0);
     constexpr int64_t kRows = 256;
+    std::atomic<bool> overflow = false;
     pool.run((part.rows + kRows - 1) / kRows, [&](int64_t chunk) {
       for (int64_t r = chunk * kRows; r < std::min(part.rows, (chunk + 1) * kRows); ++r) {
         std::byte* to = out.data() + (first + r * step) * row_bytes;
@@ -60,8 +63,14 @@ Status pack_weight(const QuantizedCheckpoint& checkpoint, const WeightUse& use, 
         } else {
           source->read(r, 0, cols, spec.dtype, to);
         }
+        if (spec.dtype == DType::f16 && has_f16_infinity({to, row_bytes})) overflow = true;
       }
     });
+    if (overflow) {
+      return fail(Errc::invalid_argument,
+                  "the tensor \"" + part.name + "\" holds values beyond 65504, the largest of float16", "--dtype",
+                  "choose bfloat16 or float32");
+    }
     done += part.rows;
   }
   return {};

@@ -379,8 +379,8 @@ class Conversions(CommandTest):
         at = 8 + struct.unpack("<Q", data[:8])[0] + header[name]["data_offsets"][0]
         data[at:at + 4] = struct.pack("<f", 1e6)
         weights.write_bytes(data)
-        self.refused("convert", "--model_dir", model, "--output_dir", self.dir / "out", "--dtype", "float16",
-                     names=["--dtype", name])
+        for verb in (("convert", "--model_dir"), ("build", "--no_timing", "--checkpoint_dir")):
+            self.refused(*verb, model, "--output_dir", self.dir / "out", "--dtype", "float16", names=["--dtype", name])
         run = pinion("convert", "--model_dir", model, "--output_dir", self.dir / "out", "--dtype", "bfloat16")
         self.assertEqual(run.returncode, 0, run.stderr)
 
