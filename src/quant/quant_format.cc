@@ -19,29 +19,39 @@
 namespace pinion {
 namespace {
 
+constexpr InputScaling kNone = InputScaling::none;
+
 constexpr std::array kFormats{
     QuantFormat{"fp8",
                 "e4m3 weights with a scale per channel, fp8 inputs scaled per token",
                 false,
+                kNone,
                 {.input = InputQuant::e4m3_token},
                 encode_fp8},
-    QuantFormat{"int8_wo", "int8 weights with a scale per channel", false, {}, encode_int8},
-    QuantFormat{"int4_wo", "int4 weights in groups, rounded to nearest", false, {.zero_points = true}, encode_int4},
+    QuantFormat{"int8_wo", "int8 weights with a scale per channel", false, kNone, {}, encode_int8},
     QuantFormat{
-        "int4_awq", "int4 weights in groups, scaled and clipped by AWQ", true, {.zero_points = true}, encode_awq},
-    QuantFormat{"int4_gptq", "int4 weights in groups, rounded by GPTQ", true, {.act_order = true}, encode_gptq},
+        "int4_wo", "int4 weights in groups, rounded to nearest", false, kNone, {.zero_points = true}, encode_int4},
+    QuantFormat{"int4_awq",
+                "int4 weights in groups, scaled and clipped by AWQ",
+                true,
+                InputScaling::awq,
+                {.zero_points = true},
+                encode_awq},
+    QuantFormat{"int4_gptq", "int4 weights in groups, rounded by GPTQ", true, kNone, {.act_order = true}, encode_gptq},
     QuantFormat{"int8_sq",
                 "SmoothQuant: int8 weights per channel, int8 inputs scaled per token",
                 true,
+                InputScaling::smooth,
                 {.input = InputQuant::int8_token},
                 encode_int8_sq},
     QuantFormat{"w4a8_awq",
                 "int4 weights by AWQ, fp8 inputs scaled per token",
                 true,
-                {.input = InputQuant::e4m3_token},
+                InputScaling::awq,
+                {.zero_points = true, .input = InputQuant::e4m3_token},
                 encode_awq},
-    QuantFormat{"nvfp4", "fp4 weights with an fp8 scale per 16 columns", false, {}, encode_nvfp4},
-    QuantFormat{"mxfp4", "fp4 weights with a power of two per 32 columns", false, {}, encode_mxfp4},
+    QuantFormat{"nvfp4", "fp4 weights with an fp8 scale per 16 columns", false, kNone, {}, encode_nvfp4},
+    QuantFormat{"mxfp4", "fp4 weights with a power of two per 32 columns", false, kNone, {}, encode_mxfp4},
 };
 
 }  // namespace

@@ -34,10 +34,15 @@ struct EncodeOptions {
   InputQuant input = InputQuant::none;
 };
 
+// What is searched over linears that share an input, and folded into the layer before, ahead of encoding. encode()
+// alone does the same search for its one linear, and leaves the result as the matrix's input_multiplier.
+enum class InputScaling : uint8_t { none, awq, smooth };
+
 struct QuantFormat {
   std::string_view name;     // "int4_awq"
   std::string_view summary;  // for --help
   bool needs_inputs;         // encode fails without Calibration::inputs
+  InputScaling scaling;
   EncodeOptions defaults;
   // Errors: invalid_argument (NaN or infinity in the weight, a group that does not divide the row), unsupported.
   Result<QuantizedMatrix> (*encode)(const FloatMatrix& weight, const EncodeOptions& options, const Calibration*);

@@ -1,0 +1,35 @@
+// AWQ's and SmoothQuant's scales over a whole model: linears that share an input are scaled together, and the inverse
+// goes into what made the input: a norm's weight, or the rows of the up projection.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "calibrate/input_statistics.h"
+#include "checkpoint/checkpoint.h"
+#include "quant/quant_format.h"
+
+namespace pinion {
+
+struct LinearTensor {
+  std::string module;  // "model.layers.0.mlp.up_proj"
+  std::string tensor;  // the checkpoint's name of its weight
+  std::string part;    // the graph's name of it (of the first, where the tensor fuses several)
+  int64_t rows = 0, cols = 0;
+  size_t node = 0;     // in the graph
+  bool fused = false;  // the tensor holds other linears too
+};
+
+struct ScaledWeights {
+  std::map<std::string, std::vector<float>> weights;  // by tensor, [rows, cols]
+  std::map<std::string, InputStatistics> inputs;      // by tensor, as they will be once scales are folded
+  std::map<std::string, std::vector<float>> vectors;  // norms that changed, by the checkpoint's name
+};
+
+// Changes `scaled` in place. An input that is made by anything but an RMS norm or a gated activation, or that something
+// else than `linears` reads too, keeps its scale.
+Status fold_scales(const Checkpoint& checkpoint, const Graph& graph, const std::vector<LinearTensor>& linears,
+                   InputScaling scaling, const EncodeOptions& options, ScaledWeights& scaled);
+
+}  // namespace pinion
