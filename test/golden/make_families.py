@@ -22,6 +22,12 @@ GQA = dict(SMALL, hidden_size=96, num_attention_heads=6, num_key_value_heads=2)
 GEMMA = dict(GQA, head_dim=24)
 FALCON = dict(COMMON, hidden_size=96, num_hidden_layers=3, num_attention_heads=6, max_position_embeddings=256)
 
+MOE = dict(GQA, moe_intermediate_size=48, num_experts=6, num_experts_per_tok=3)
+LATENT = dict(SMALL, num_attention_heads=4, num_key_value_heads=4, kv_lora_rank=40, qk_nope_head_dim=24,
+              qk_rope_head_dim=8, v_head_dim=20, moe_intermediate_size=24, first_k_dense_replace=1)
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=64, beta_fast=32.0,
+            beta_slow=1.0)
+
 # name: (architecture, what its configuration is made of)
 FAMILIES = {
     "falcon_11b": ("FalconForCausalLM", dict(FALCON, new_decoder_architecture=True, num_kv_heads=2,
@@ -71,6 +77,28 @@ FAMILIES = {
     "glm4_no_bias": ("Glm4ForCausalLM", dict(GQA, head_dim=24, attention_bias=False, partial_rotary_factor=0.25)),
     "mistral_head_dim": ("MistralForCausalLM", dict(GQA, head_dim=20, sliding_window=9)),
     "qwen3_bias": ("Qwen3ForCausalLM", dict(GQA, head_dim=20, attention_bias=True)),
+    "mixtral_window": ("MixtralForCausalLM", dict(GQA, head_dim=20, num_local_experts=5, num_experts_per_tok=3,
+                                                  sliding_window=16)),
+    "qwen2_moe_dense_layers": ("Qwen2MoeForCausalLM", dict(
+        MOE, norm_topk_prob=True, decoder_sparse_step=2, shared_expert_intermediate_size=40, use_sliding_window=True,
+        sliding_window=12, max_window_layers=1)),
+    "qwen3_moe_bias": ("Qwen3MoeForCausalLM", dict(MOE, head_dim=20, norm_topk_prob=False, mlp_only_layers=[1],
+                                                   attention_bias=True)),
+    "phimoe_bias": ("PhimoeForCausalLM", dict(GQA, num_local_experts=8, attention_bias=True, lm_head_bias=True,
+                                              router_jitter_noise=0.1)),
+    "gpt_oss_top3": ("GptOssForCausalLM", dict(GQA, head_dim=24, num_hidden_layers=4, num_local_experts=6,
+                                               num_experts_per_tok=3, sliding_window=10,
+                                               rope_parameters=dict(YARN, truncate=False))),
+    "deepseek_v2_groups": ("DeepseekV2ForCausalLM", dict(
+        LATENT, q_lora_rank=28, n_routed_experts=12, n_group=4, topk_group=2, topk_method="group_limited_greedy",
+        num_experts_per_tok=3, routed_scaling_factor=4.0, n_shared_experts=2)),
+    "deepseek_v3_yarn": ("DeepseekV3ForCausalLM", dict(
+        LATENT, q_lora_rank=None, v_head_dim=36, n_routed_experts=16, n_group=4, topk_group=2, num_experts_per_tok=4,
+        routed_scaling_factor=1.7, norm_topk_prob=False, n_shared_experts=1,
+        rope_parameters=dict(YARN, mscale=1.0, mscale_all_dim=1.0))),
+    "deepseek_v3_bias": ("DeepseekV3ForCausalLM", dict(
+        LATENT, q_lora_rank=20, first_k_dense_replace=0, n_routed_experts=8, n_group=1, topk_group=1,
+        num_experts_per_tok=3, n_shared_experts=3, attention_bias=True)),
 }
 
 
@@ -88,6 +116,9 @@ def write(directory, architecture, options, seed):
             else:  # norms and biases that a wrong norm or a lost bias would show
                 p.add_(torch.randn_like(p) * 0.2)
             p.copy_(p.to(torch.bfloat16).float())
+        for name, b in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                b.copy_((torch.randn_like(b) * 0.2).to(torch.bfloat16).float())
         tensors = {}
         for key, n in (("short", 7), ("mid", 33), ("long", 90)):
             ids = torch.randint(3, options["vocab_size"], (1, n))
