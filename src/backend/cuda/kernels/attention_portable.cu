@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kThreads, D > 128 ? 1 : 2)
     const bool warp_has_rows = row0 + warp * 16 < seq.rows;
 
     uint32_t q[D / 16][4];
-    load_queries<T, D, true>(task, element, q);
+    load_queries<T, D>(task, element, q);
 
     const int32_t* table = task.block_table + static_cast<int64_t>(s) * task.max_blocks;
     const auto request = [&](int tile, int stage) {

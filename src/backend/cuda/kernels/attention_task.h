@@ -70,14 +70,12 @@ __device__ inline bool few_rows(int tokens, int group) {
 }
 
 // Fragments of queries for mma.sync from two rows of q, at these elements (negative: no such row); columns from
-// head_dim on are zero. All loads are under way before the first is used: the type is asked once, or known to be T.
-template <class T, int D, bool kAnyType>
+// head_dim on are zero. All loads are under way before the first is used: the type is asked once.
+template <class T, int D>
 __device__ inline void load_queries(const AttentionTask& task, const int64_t (&element)[2], uint32_t (&q)[D / 16][4]) {
   const int t = static_cast<int>(threadIdx.x) % 4;
   constexpr DType kType = std::is_same_v<T, __nv_bfloat16> ? DType::bf16 : DType::f16;
-  bool same = true;
-  if constexpr (kAnyType) same = task.q.dtype == kType;
-  if (same) {
+  if (task.q.dtype == kType) {
     const auto* from = static_cast<const T*>(task.q.data);
 #pragma unroll
     for (int i = 0; i < D / 4; ++i) {
@@ -88,14 +86,12 @@ __device__ inline void load_queries(const AttentionTask& task, const int64_t (&e
     }
     return;
   }
-  if constexpr (kAnyType) {
 #pragma unroll
-    for (int i = 0; i < D / 4; ++i) {
-      const int column = i / 4 * 16 + i % 4 / 2 * 8 + 2 * t;
-      float pair[2] = {0, 0};
-      if (element[i % 2] >= 0 && column < task.head_dim) load<2>(task.q, element[i % 2] + column, pair);
-      q[i / 4][i % 4] = ptx::pack<T>(pair[0], pair[1]);
-    }
+  for (int i = 0; i < D / 4; ++i) {
+    const int column = i / 4 * 16 + i % 4 / 2 * 8 + 2 * t;
+    float pair[2] = {0, 0};
+    if (element[i % 2] >= 0 && column < task.head_dim) load<2>(task.q, element[i % 2] + column, pair);
+    q[i / 4][i % 4] = ptx::pack<T>(pair[0], pair[1]);
   }
 }
 

@@ -42,6 +42,13 @@ __device__ inline void load_matrix_x4_transposed(uint32_t (&r)[4], uint32_t shar
                : "memory");
 }
 
+// An 8 x 8 matrix of 2-byte elements, lane 4 g + t holding (g, 2t) and (g, 2t + 1), transposed (sm_75).
+__device__ inline uint32_t transpose_matrix(uint32_t r) {
+  uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(r));
+  return y;
+}
+
 // Two f32 values as one register of T, the first in the low half; rounds to nearest even.
 template <class T>
 __device__ inline uint32_t pack(float low, float high) {

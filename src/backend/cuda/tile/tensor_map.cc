@@ -5,10 +5,8 @@
 #include "backend/cuda/cuda_error.h"
 
 namespace pinion::cuda {
-namespace {
 
-// The driver's function by way of the run time: nothing links to the driver's library, which a build machine lacks.
-decltype(&cuTensorMapEncodeTiled) encoder() {
+decltype(&cuTensorMapEncodeTiled) tensor_map_encoder() {
   static const auto function = [] {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result{};
@@ -20,18 +18,16 @@ decltype(&cuTensorMapEncodeTiled) encoder() {
   return function;
 }
 
-}  // namespace
-
 CUtensorMap tensor_map(const Matrix& m, int box_rows, int box_columns) {
   CUtensorMap map{};
   const cuuint64_t size[2] = {static_cast<cuuint64_t>(m.columns), static_cast<cuuint64_t>(m.rows)};
   const cuuint64_t pitch[1] = {static_cast<cuuint64_t>(m.columns) * 2};
   const cuuint32_t box[2] = {static_cast<cuuint32_t>(box_columns), static_cast<cuuint32_t>(box_rows)};
   const cuuint32_t step[2] = {1, 1};
-  const CUresult status =
-      encoder()(&map, m.type == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
-                const_cast<void*>(m.data), size, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult status = tensor_map_encoder()(
+      &map, m.type == DType::bf16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 2,
+      const_cast<void*>(m.data), size, pitch, box, step, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   check(status == CUDA_SUCCESS, "cuTensorMapEncodeTiled takes the operands of a linear kernel");
   return map;
 }

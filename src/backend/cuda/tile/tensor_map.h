@@ -10,6 +10,10 @@
 
 namespace pinion::cuda {
 
+// The driver's function by way of the run time: nothing links to the driver's library, which a build machine lacks.
+// Errors: CudaError, when the driver has no tensor copies.
+decltype(&cuTensorMapEncodeTiled) tensor_map_encoder();
+
 struct Matrix {  // dense, row-major, of a two-byte type; 16-byte aligned, columns a multiple of 8
   const void* data = nullptr;
   DType type = DType::bf16;
