@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <fstream>
+#include <limits>
 #include <memory>
 #include <set>
 
@@ -42,7 +43,8 @@ struct Need {
   double experts_chosen = 0;   // when each row chooses this part
   double kv_per_sequence = 0;  // pages for max_seq_len tokens
   double kv_read = 0;          // of one sequence's step at max_seq_len
-  double kv_room = 0;          // what the pages may take at most
+  double kv_limit = std::numeric_limits<double>::infinity();  // --kv_cache_max_tokens
+  double kv_room = 0;                                         // what the pages may take at most
   int64_t max_batch_size = 0, max_num_tokens = 0, max_seq_len = 0;
   double memory = 0, gbps = 0;
   int devices = 1;
@@ -137,6 +139,9 @@ Result<Need> need_of_graph(const Checkpoint& checkpoint, const Args& a, int tp) 
   Graph rank = model.graph;
   for (KvLayer& layer : rank.kv_layers) layer.kv_heads = std::max<int64_t>(1, layer.kv_heads / tp);
   const auto groups = kv_groups(rank, n.kv_dtype, options.block_size);
+  if (l.kv_cache_tokens)
+    n.kv_limit =
+        static_cast<double>(blocks_needed(groups, options.block_size, 1, l.kv_cache_tokens)) * page_bytes(groups);
   n.kv_per_sequence =
       static_cast<double>(blocks_needed(groups, options.block_size, 1, n.max_seq_len)) * page_bytes(groups);
   n.kv_read = kv_read_bytes(model.graph.kv_layers, n.kv_dtype, n.max_seq_len, tp);
@@ -164,7 +169,7 @@ Result<Need> need_on_gpu(const Args& a, const Gpu& gpu) {
   n.memory = gpu.gib * kGpuUsable * (1 << 30);
   n.gbps = gpu.gbps;
   n.devices = tp;
-  n.kv_room = std::max(0.0, n.memory - n.weights - n.arena - n.overhead);
+  n.kv_room = std::min(n.kv_limit, std::max(0.0, n.memory - n.weights - n.arena - n.overhead));
   n.kv = std::min(static_cast<double>(n.max_batch_size) * n.kv_per_sequence, n.kv_room);
   return n;
 }
@@ -182,7 +187,7 @@ Result<Need> need_on_cpu(const Args& a) {
   if (dummy) {  // not worth building full-size weights for: all but the workspace is known without
     PINION_TRY(Checkpoint checkpoint, open_checkpoint(a.model.model, "dummy"));
     PINION_TRY(n, need_of_graph(checkpoint, a, 1));
-    n.kv_room = kv_fraction * std::max(0.0, free - n.weights);
+    n.kv_room = std::min(n.kv_limit, kv_fraction * std::max(0.0, free - n.weights));
     n.kv = std::min(static_cast<double>(n.max_batch_size) * n.kv_per_sequence, n.kv_room);
     n.overhead = static_cast<double>(resident_bytes());
   } else {
@@ -203,7 +208,7 @@ Result<Need> need_on_cpu(const Args& a) {
     n.kv_dtype = m.kv_dtype;
     n.kv_per_sequence = static_cast<double>(blocks_needed(groups, m.block_size, 1, o.max_seq_len)) * page_bytes(groups);
     n.kv_read = kv_read_bytes(engine->graph().kv_layers, m.kv_dtype, o.max_seq_len, 1);
-    n.kv_room = kv_fraction * std::max(0.0, free - n.weights);
+    n.kv_room = a.model.limits.kv_cache_tokens ? n.kv : kv_fraction * std::max(0.0, free - n.weights);
     enum class Read : uint8_t { no, always, chosen };
     std::vector<Read> read(engine->weights().size(), Read::no);
     for (size_t i = 0; i < engine->graph().nodes().size(); ++i) {
