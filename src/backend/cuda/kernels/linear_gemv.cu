@@ -31,11 +31,11 @@ struct GemvParams {
 template <class T>
 __device__ inline float2 widen(uint32_t pair);
 template <>
-__device__ inline float2 widen<__nv_bfloat16>(uint32_t pair) {
+[[maybe_unused]] __device__ inline float2 widen<__nv_bfloat16>(uint32_t pair) {
   return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
 }
 template <>
-__device__ inline float2 widen<__half>(uint32_t pair) {
+[[maybe_unused]] __device__ inline float2 widen<__half>(uint32_t pair) {
   return __half22float2(*reinterpret_cast<const __half2*>(&pair));
 }
 

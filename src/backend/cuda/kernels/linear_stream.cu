@@ -37,7 +37,7 @@ struct StreamParams {
 // Even rows lie one after another, odd rows after them and half a bank line aside, so that the 16-byte reads of lanes
 // g = 0, 1 (and 2, 3 …) together touch every bank once.
 constexpr int kUnitK = 128, kUnitPitch = kUnitK * 2, kUnitBytes = 16 * kUnitPitch + 128;
-__device__ inline int unit_row(int row) {
+[[maybe_unused]] __device__ inline int unit_row(int row) {
   return (row >> 1) * kUnitPitch + (row & 1) * (8 * kUnitPitch + 64);
 }
 
