@@ -28,11 +28,12 @@ LinearTask task_of(const LaunchArgs& args) {
 constexpr int32_t kDistance = 512;
 constexpr int64_t kPackRows = 1056;  // rows of x packed at a time, for each of which weights are converted once
 
+// A tuning comes from an engine's file: numbers that no kernel proposes give the default.
 LinearTile tile_of(const Tuning& tuning, int64_t rows, int64_t k) {
   const auto& v = tuning.value;
-  LinearTile tile = linear_tile(rows, k);
-  if (v[0] > 0) tile = {v[0], v[1] > 0 ? v[1] : linear_tile(1, k).k_chunk, v[2]};
-  return tile;
+  const auto within = [](int64_t n, int64_t step, int64_t most) { return n > 0 && n <= most && n % step == 0; };
+  if (!within(v[0], kMaxTileRows, 1 << 12) || !within(v[2], 1, 1 << 12)) return linear_tile(rows, k);
+  return {v[0], within(v[1], kSumBlock, 1 << 16) ? v[1] : linear_tile(1, k).k_chunk, v[2]};
 }
 
 std::vector<Tuning> gemv_tunings(const Call&, const DeviceInfo&) {
