@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "checkpoint/writer.h"
 #include "cli/model.h"
+#include "cli/quantize.h"
 #include "cli/shard_checkpoint.h"
 #include "cli/verbs.h"
 
@@ -20,7 +21,7 @@ struct Args {
   std::string model_dir, output_dir, dtype = "auto", load_format = "auto", max_shard_size = "5GB";
   int tp_size = 1, pp_size = 1, ep_size = 1;
   bool json = false;
-  std::vector<std::pair<std::string, std::string>> quantisation;  // flags given that this version refuses
+  std::vector<std::pair<std::string, std::string>> quantisation;  // flags given about quantisation
 };
 
 // "5GB", "500MB", "2GiB" or a number of bytes.
@@ -74,11 +75,32 @@ class Progress {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-Status refuse_unsupported(const Args& a) {
-  if (!a.quantisation.empty()) {
-    return fail(Errc::unsupported, "this version does not quantise", a.quantisation[0].first,
-                "leave the flag out; --dtype float16 and bfloat16 are supported");
+// The format that --use_weight_only [--weight_only_precision int8|int4] asks for; empty: nothing is to be quantised.
+Result<std::string> weight_only_format(const Args& a) {
+  if (a.quantisation.empty()) return std::string();
+  std::string precision = "int8";
+  bool asked = false;
+  for (const auto& [flag, value] : a.quantisation) {
+    if (flag == "--use_weight_only") {
+      asked = true;
+    } else if (flag == "--weight_only_precision") {
+      precision = value;
+    } else {
+      return fail(Errc::unsupported, "convert does not quantise so", flag, "use pinion quantize --qformat");
+    }
   }
+  if (!asked || (precision != "int8" && precision != "int4")) {
+    return fail(Errc::invalid_argument, "the precision is int8 or int4, with --use_weight_only",
+                "--weight_only_precision", "write --use_weight_only --weight_only_precision int4");
+  }
+  if (a.tp_size > 1 || a.pp_size > 1 || a.dtype != "auto" || a.load_format == "dummy") {
+    return fail(Errc::unsupported, "quantising goes with no other conversion yet", "--use_weight_only",
+                "leave --tp_size, --pp_size, --dtype and --load_format out");
+  }
+  return precision + "_wo";
+}
+
+Status refuse_unsupported(const Args& a) {
   if (a.ep_size > 1) {
     return fail(Errc::unsupported,
                 "no family with experts is supported, so there is nothing to divide over expert-parallel ranks",
@@ -90,6 +112,10 @@ Status refuse_unsupported(const Args& a) {
 Status run(const Args& a) {
   const auto start = std::chrono::steady_clock::now();
   PINION_OK(refuse_unsupported(a));
+  PINION_TRY(const std::string format, weight_only_format(a));
+  if (!format.empty()) {
+    return quantize({.model_dir = a.model_dir, .output_dir = a.output_dir, .qformat = format, .json = a.json});
+  }
   std::optional<DType> dtype;
   if (a.dtype != "auto") {
     dtype = dtype_from_name(a.dtype);
@@ -102,6 +128,11 @@ Status run(const Args& a) {
   PINION_TRY(options.max_shard_bytes, parse_size(a.max_shard_size));
   PINION_OK(check_output_directory(a.output_dir));
   PINION_TRY(Checkpoint checkpoint, open_checkpoint(a.model_dir, a.load_format));
+  PINION_TRY(const QuantizedCheckpoint quantized, QuantizedCheckpoint::open(checkpoint));
+  if (quantized.is_quantized()) {
+    return fail(Errc::unsupported, fmt::format("convert does not read checkpoints quantised by {}", quantized.source()),
+                checkpoint.dir().string(), "build, serve and generate take them as they are");
+  }
   std::error_code code;
   if (fs::equivalent(checkpoint.dir(), a.output_dir, code)) {
     return fail(Errc::invalid_argument, "the output would replace the model that is read", "--output_dir",
@@ -209,17 +240,18 @@ Verb add_convert(CLI::App& app) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app.add_flag("--json", a->json, "print one JSON object: output_dir, bytes, ranks, tensors_left_out, seconds");
-  // Known from other compilers; named, so that they are refused and not taken for a typing error.
+  // Known from other compilers. Weight-only precision is taken; the rest is named, so that it is refused and not taken
+  // for a typing error.
   for (const char* flag : {"--use_weight_only", "--use_fp8", "--smoothquant", "--per_channel", "--per_token",
                            "--int8_kv_cache", "--fp8_kv_cache"}) {
     app.add_flag_callback(
-           flag, [a, flag] { a->quantisation.emplace_back(flag, ""); }, "refused: this version does not quantise")
+           flag, [a, flag] { a->quantisation.emplace_back(flag, ""); }, "quantises: weight only, by pinion quantize")
         ->group("");
   }
   for (const char* flag : {"--weight_only_precision", "--calib_dataset", "--calib_size", "--qformat", "--group_size"}) {
     app.add_option_function<std::string>(
            flag, [a, flag](const std::string& v) { a->quantisation.emplace_back(flag, v); },
-           "refused: this version does not quantise")
+           "quantises: weight only, by pinion quantize")
         ->group("");
   }
   return [a] { return run(*a); };
