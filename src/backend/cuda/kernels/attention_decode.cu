@@ -46,16 +46,6 @@ struct Ring {
 template <int D>
 constexpr int kPartial = kMostRows*(D + 2);
 
-// The rows that only pad a recorded step get zeros.
-__device__ void clear_padding(const AttentionTask& task) {
-  for (int s = static_cast<int>(blockIdx.x); s < task.seqs; s += static_cast<int>(gridDim.x)) {
-    const int first = task.seq_start[s], tokens = task.seq_start[s + 1] - first;
-    if (task.context_len[s] != 0 || !few_rows(tokens, task.group)) continue;
-    const int64_t width = int64_t{task.heads} * task.head_dim;
-    for (int64_t i = threadIdx.x; i < tokens * width; i += blockDim.x) store(task.out, first * width + i, 0.0f);
-  }
-}
-
 // The online softmax of one warp over its units of one head. Both products are computed transposed, keys and columns
 // as the 16 rows of mma.sync and queries as its 8 columns: lane 4 g + t holds scores of keys g and g + 8, and results
 // of columns g and g + 8, for queries 2t and 2t + 1.
@@ -283,7 +273,7 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
   }
   if (work.begin >= work.end) {
     ptx::wait_dependencies();
-    clear_padding(task);
+    clear_padding(task, true);
     return;
   }
   work.seek(task);
@@ -329,7 +319,7 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
   }
   ptx::wait_dependencies();
   while (in_flight < R::kStages && more) request_unit(in_flight++);
-  clear_padding(task);
+  clear_padding(task, true);
 
   WarpState<T, D, Rows> state;
   int stage = 0;

@@ -106,16 +106,6 @@ class ItemList {
   int size_ = 0;
 };
 
-// The rows that only pad a recorded step get zeros.
-__device__ void clear_padding(const AttentionTask& task) {
-  for (int s = static_cast<int>(blockIdx.x); s < task.seqs; s += static_cast<int>(gridDim.x)) {
-    const int first = task.seq_start[s], tokens = task.seq_start[s + 1] - first;
-    if (task.context_len[s] != 0 || few_rows(tokens, task.group)) continue;
-    const int64_t width = int64_t{task.heads} * task.head_dim;
-    for (int64_t i = threadIdx.x; i < tokens * width; i += blockDim.x) store(task.out, first * width + i, 0.0f);
-  }
-}
-
 struct Barriers {
   uint32_t at;  // of the first
   __device__ uint32_t q_full(int group) const { return at + 8 * group; }
@@ -410,7 +400,7 @@ __global__ void __launch_bounds__(kThreads, 1) attention_prefill_kernel(const __
   ptx::launch_dependents();
   __syncthreads();
   ptx::wait_dependencies();
-  clear_padding(task);
+  clear_padding(task, false);
   ItemList items(task);
   // The same in all lanes, and so the compiler knows: wgmma must not stand where a warp could diverge.
   const int role = __shfl_sync(~0u, static_cast<int>(threadIdx.x) / 128, 0);

@@ -69,6 +69,17 @@ __device__ inline bool few_rows(int tokens, int group) {
   return tokens == 1 || tokens * group <= 32;
 }
 
+// The rows that only pad a recorded step get zeros, by the whole grid: those of the sequences with few rows, or the
+// others.
+__device__ inline void clear_padding(const AttentionTask& task, bool few) {
+  const int64_t width = int64_t{task.heads} * task.head_dim;
+  for (int s = static_cast<int>(blockIdx.x); s < task.seqs; s += static_cast<int>(gridDim.x)) {
+    const int first = task.seq_start[s], tokens = task.seq_start[s + 1] - first;
+    if (task.context_len[s] != 0 || few_rows(tokens, task.group) != few) continue;
+    for (int64_t i = threadIdx.x; i < tokens * width; i += blockDim.x) store(task.out, first * width + i, 0.0f);
+  }
+}
+
 // Fragments of queries for mma.sync from two rows of q, at these elements (negative: no such row); columns from
 // head_dim on are zero. All loads are under way before the first is used: the type is asked once.
 template <class T, int D>
