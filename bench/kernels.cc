@@ -3,17 +3,19 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 
 #include "backend/all/backends.h"
+#include "backend/all/ceilings.h"
+#include "backend/all/device_problem.h"
 #include "backend/all/op_cases.h"
-#include "backend/cpu/ceilings.h"
 
 using namespace pinion;
 
 namespace {
 
 struct Options {
-  std::string op, isa, kernel, filter;
+  std::string target = "cpu", op, isa, kernel, filter;
   int threads = 0;
   double seconds = 0.3;
   int64_t cold_mb = 1024;
@@ -33,8 +35,9 @@ void report(const Options& o, const OpProblem& p, const Kernel& k, const Tuning&
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Time the CPU kernels against the machine's measured ceilings."};
+  CLI::App app{"Time a backend's kernels against the machine's measured ceilings."};
   Options o;
+  app.add_option("--target", o.target, "backend: cpu or cuda")->capture_default_str();
   app.add_option("--op", o.op, "only this op: linear, attention, rms_norm …");
   app.add_option("--filter", o.filter, "only cases whose name contains this");
   app.add_option("--kernel", o.kernel, "only this kernel");
@@ -47,29 +50,48 @@ int main(int argc, char** argv) {
   CLI11_PARSE(app, argc, argv);
 
   const DeviceOptions device_options{.threads = o.threads, .isa = o.isa};
-  const Backend& backend = *find_backend("cpu");
+  const Backend* found = find_backend(o.target);
+  if (found == nullptr) {
+    std::fprintf(stderr, "error: this build has no backend %s\n", o.target.c_str());
+    return 2;
+  }
+  const Backend& backend = *found;
   auto device = backend.open(device_options);
-  const auto ceilings = cpu::measure_ceilings(device_options);
-  if (!device.ok() || !ceilings.ok()) {
-    std::fprintf(stderr, "error: %s\n", (device.ok() ? ceilings.error() : device.error()).message.c_str());
+  if (!device.ok()) {
+    std::fprintf(stderr, "error: %s\n", device.error().message.c_str());
+    return 2;
+  }
+  const auto ceilings = measure_ceilings(**device, device_options, size_t{2} << 30);
+  if (!ceilings.ok()) {
+    std::fprintf(stderr, "error: %s\n", ceilings.error().message.c_str());
     return 2;
   }
   const DeviceInfo& info = (*device)->info();
-  std::printf(o.json ? "{\"device\":\"%s\",\"isa\":\"%s\",\"read_gbps\":%.2f,\"f32_gflops\":%.1f}\n"
-                     : "%s, %s: reads %.1f GB/s, %.1f f32 GFLOP/s\n",
-              info.name.c_str(), info.isa.c_str(), ceilings->read_gbps, ceilings->f32_gflops);
+  std::printf(o.json ? "{\"device\":\"%s\",\"isa\":\"%s\",\"read_gbps\":%.2f,\"gflops\":%.1f}\n"
+                     : "%s, %s: reads %.1f GB/s, %.1f GFLOP/s\n",
+              info.name.c_str(), info.isa.c_str(), ceilings->read_gbps, ceilings->gflops);
   auto stream = (*device)->make_stream();
   for (int kind = 0; kind < kOpKinds; ++kind) {
     for (const OpCase& c : op_cases(static_cast<OpKind>(kind), CaseSet::timing)) {
       if ((!o.op.empty() && op_name(c.op) != o.op) || c.name.find(o.filter) == std::string::npos) continue;
       OpProblem problem(c, 1);
       const double floor =
-          std::max(problem.bytes() / (ceilings->read_gbps * 1e9), problem.flops() / (ceilings->f32_gflops * 1e9));
+          std::max(problem.bytes() / (ceilings->read_gbps * 1e9), problem.flops() / (ceilings->gflops * 1e9));
+      // On a device of its own the values are of the weights' type, as in a model.
+      const bool on_host = (*device)->host_visible();
+      const auto types = value_types(c);
+      Call call = c.call();
+      if (!on_host && types.size() > 1) call.values = types[1];
+      std::optional<DeviceProblem> on_device;
+      if (!on_host) on_device.emplace(problem, **device, *stream, call.values);
       for (const Kernel& k : backend.kernels(static_cast<OpKind>(kind))) {
-        if ((!o.kernel.empty() && k.name != o.kernel) || !k.why_not(c.call(), info).empty()) continue;
-        const auto tunings = k.tunings != nullptr ? k.tunings(c.call(), info) : std::vector<Tuning>{{}};
+        if ((!o.kernel.empty() && k.name != o.kernel) || !k.why_not(call, info).empty()) continue;
+        const auto tunings = k.tunings != nullptr ? k.tunings(call, info) : std::vector<Tuning>{{}};
         for (const Tuning& t : tunings) {
-          report(o, problem, k, t, problem.time(k, t, info, *stream, o.seconds, o.cold_mb << 20), floor);
+          const size_t cold = static_cast<size_t>(o.cold_mb) << 20;
+          const double s =
+              on_host ? problem.time(k, t, info, *stream, o.seconds, cold) : on_device->time(k, t, o.seconds, cold);
+          report(o, problem, k, t, s, floor);
         }
       }
     }
