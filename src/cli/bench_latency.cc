@@ -3,9 +3,11 @@
 // run.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <numeric>
 
+#include "backend/all/ceilings.h"
 #include "base/check.h"
 #include "cli/bench.h"
 
@@ -48,13 +50,13 @@ class Run {
           past += n;
           room -= n;
           if (room == 0) {
-            e_.forward(batch);
+            forward(batch);
             batch.seqs.clear();
             room = e_.options().max_num_tokens;
           }
         }
       }
-      if (!batch.seqs.empty()) e_.forward(batch);
+      if (!batch.seqs.empty()) forward(batch);
     });
   }
 
@@ -62,10 +64,21 @@ class Run {
   double decode(int32_t step) {
     Batch batch;
     for (int32_t s = 0; s < a_.batch_size; ++s) batch.seqs.push_back(piece(s, a_.input_len + step, 1, true));
-    return milliseconds_of([&] { e_.forward(batch); });
+    return milliseconds_of([&] { forward(batch); });
   }
 
  private:
+  // As serving does it: where the device chooses tokens itself, rows of logits stay there.
+  void forward(const Batch& batch) {
+    const auto outputs = std::ranges::count(batch.seqs, 1, &BatchSeq::outputs);
+    if (!e_.samples() || outputs == 0) {
+      e_.forward(batch);
+      return;
+    }
+    const std::vector<RowSampling> greedy(outputs);
+    e_.forward_sampled(batch, greedy);
+  }
+
   BatchSeq piece(int32_t s, int32_t past, int32_t n, bool output) const {
     BatchSeq seq{.tokens = std::span(tokens_[s]).subspan(past, n),
                  .past = past,
@@ -82,9 +95,9 @@ class Run {
   std::vector<std::vector<std::vector<int32_t>>> tables_;  // by sequence, by KV group
 };
 
-void take_better(cpu::Ceilings& best, const cpu::Ceilings& other) {
+void take_better(DeviceCeilings& best, const DeviceCeilings& other) {
   if (other.read_gbps > best.read_gbps) best.read_gbps = other.read_gbps, best.read_threads = other.read_threads;
-  best.f32_gflops = std::max(best.f32_gflops, other.f32_gflops);
+  best.gflops = std::max(best.gflops, other.gflops);
 }
 
 }  // namespace
@@ -111,15 +124,12 @@ Status bench_latency(BenchArgs a) {
   }
 
   // A ceiling holds for reads of this size: a model that stays in the caches is judged by reads that do.
-  const StepCost cost = step_cost(*m.engine);
+  const StepCost cost = step_cost(*m.engine, a.batch_size);
   const double step_bytes = cost.weight_bytes + a.batch_size * kv_bytes(*m.engine, a.input_len + a.output_len / 2);
   const auto read_bytes = static_cast<size_t>(std::clamp(step_bytes, double{16 << 20}, double{1} * (1 << 30)));
-  const bool on_cpu = m.device->info().backend == "cpu" || m.device->info().backend == "reference";
-  if (!on_cpu)
-    return fail(Errc::unsupported, "the ceilings of this device are not measured yet", m.device->info().backend,
-                "use --target cpu");
-  const DeviceOptions device{.threads = m.device->info().threads, .isa = a.model.build.isa};
-  PINION_TRY(cpu::Ceilings ceilings, cpu::measure_ceilings(device, read_bytes));
+  const bool on_host = m.device->host_visible();
+  const DeviceOptions device{.threads = on_host ? m.device->info().threads : 0, .isa = a.model.build.isa};
+  PINION_TRY(DeviceCeilings ceilings, measure_ceilings(*m.device, device, read_bytes));
 
   Run run(e, a);
   run.prefill();  // warm-up: pages are touched, threads are awake
@@ -127,20 +137,19 @@ Status bench_latency(BenchArgs a) {
   for (int32_t i = 0; i < a.iterations; ++i) prefill.push_back(run.prefill());
   for (int32_t i = 0; i + 1 < a.output_len; ++i) decode.push_back(run.decode(i));
   // Once more: on a shared machine the first measurement may have met a bad moment.
-  PINION_TRY(const cpu::Ceilings again, cpu::measure_ceilings(device, read_bytes));
+  PINION_TRY(const DeviceCeilings again, measure_ceilings(*m.device, device, read_bytes));
   take_better(ceilings, again);
 
   const double ttft = quantile(prefill, 0.5), step = quantile(decode, 0.5);
   const double flops = cost.flops_per_token * static_cast<double>(prompt) + cost.flops_per_output * a.batch_size;
-  const double prefill_floor = flops / ceilings.f32_gflops * 1e-6;
+  const double prefill_floor = flops / ceilings.gflops * 1e-6;
   const double read_floor = step_bytes / ceilings.read_gbps * 1e-6;
-  const double compute_floor =
-      (cost.flops_per_token + cost.flops_per_output) * a.batch_size / ceilings.f32_gflops * 1e-6;
+  const double compute_floor = (cost.flops_per_token + cost.flops_per_output) * a.batch_size / ceilings.gflops * 1e-6;
   const double decode_floor = std::max(read_floor, compute_floor);
   const auto ratio = [](double over, double under) { return under > 0 ? over / under : 0; };
 
-  const double of_f32 = ratio(prefill_floor, ttft), of_read = decode.empty() ? 0 : ratio(read_floor, step),
-               of_f32_decode = decode.empty() ? 0 : ratio(compute_floor, step);
+  const double of_arithmetic = ratio(prefill_floor, ttft), of_read = decode.empty() ? 0 : ratio(read_floor, step),
+               of_arithmetic_decode = decode.empty() ? 0 : ratio(compute_floor, step);
   const auto limits = e.options();
   if (a.json) {
     const Json null;
@@ -169,33 +178,34 @@ Status bench_latency(BenchArgs a) {
                               {"workspace", e.memory().workspace}}},
                             {"ceilings",
                              {{"read_gbps", ceilings.read_gbps},
-                              {"f32_gflops", ceilings.f32_gflops},
+                              {fmt::format("{}_gflops", ceilings.arithmetic), ceilings.gflops},
                               {"read_threads", ceilings.read_threads},
                               {"read_buffer_bytes", read_bytes}}},
                             {"ratios",
                              {{"decode_over_floor", decode.empty() ? null : Json(ratio(step, decode_floor))},
                               {"prefill_over_floor", ratio(ttft, prefill_floor)},
+                              {"decode_of_floor", decode.empty() ? null : Json(ratio(decode_floor, step))},
                               {"decode_of_read_ceiling", of_read},
-                              {"decode_of_f32_ceiling", of_f32_decode},
-                              {"prefill_of_f32_ceiling", of_f32}}}}
+                              {fmt::format("decode_of_{}_ceiling", ceilings.arithmetic), of_arithmetic_decode},
+                              {fmt::format("prefill_of_{}_ceiling", ceilings.arithmetic), of_arithmetic}}}}
                            .dump());
   } else {
     fmt::print("{}: {}, {} threads, {}; batch {}, {} tokens in, {} out\n", m.engine->manifest().model_name,
                name(m.engine->manifest().dtype), m.device->info().threads, m.device->info().isa, a.batch_size,
                a.input_len, a.output_len);
-    fmt::print("  time to first token {:10.2f} ms   {:.0f} tokens/s, {:.2f} of the f32 ceiling ({:.1f} GFLOP/s)\n",
-               ttft, static_cast<double>(prompt) / ttft * 1e3, of_f32, ceilings.f32_gflops);
+    fmt::print("  time to first token {:10.2f} ms   {:.0f} tokens/s, {:.2f} of the {} ceiling ({:.1f} GFLOP/s)\n", ttft,
+               static_cast<double>(prompt) / ttft * 1e3, of_arithmetic, ceilings.arithmetic, ceilings.gflops);
     if (!decode.empty()) {
       fmt::print(
-          "  decode, each step   {:10.2f} ms   {:.1f} tokens/s; floor {:.2f} ms, {:.2f} of the read ceiling ({:.1f} "
-          "GB/s over {:.0f} MiB)\n",
-          step, a.batch_size / step * 1e3, decode_floor, of_read, ceilings.read_gbps,
-          static_cast<double>(read_bytes) / (1 << 20));
+          "  decode, each step   {:10.2f} ms   {:.1f} tokens/s, {:.2f} of the floor: {:.2f} ms to read at {:.1f} GB/s "
+          "(over {:.0f} MiB), {:.2f} ms to multiply\n",
+          step, a.batch_size / step * 1e3, ratio(decode_floor, step), read_floor, ceilings.read_gbps,
+          static_cast<double>(read_bytes) / (1 << 20), compute_floor);
     }
   }
   for (const auto& [what, value] : {std::pair{"decode_of_read_ceiling", of_read},
-                                    {"decode_of_f32_ceiling", of_f32_decode},
-                                    {"prefill_of_f32_ceiling", of_f32}}) {
+                                    {"decode_of_arithmetic_ceiling", of_arithmetic_decode},
+                                    {"prefill_of_arithmetic_ceiling", of_arithmetic}}) {
     if (value > 1.00) {
       return fail(
           Errc::internal,
