@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <memory>
+#include <set>
 
 #include "base/log.h"
 #include "checkpoint/writer.h"
@@ -103,7 +104,7 @@ Result<std::string> weight_only_format(const Args& a) {
 Status refuse_unsupported(const Args& a) {
   if (a.ep_size > 1) {
     return fail(Errc::unsupported,
-                "no family with experts is supported, so there is nothing to divide over expert-parallel ranks",
+                "experts are not divided by their numbers yet, only each expert's width over tensor-parallel ranks",
                 "--ep_size", "use --tp_size or --pp_size");
   }
   return {};
@@ -139,13 +140,14 @@ Status run(const Args& a) {
                 "choose another directory");
   }
   PINION_TRY(Model model, build_model(checkpoint.config(), checkpoint.config_path().string()));
-  PINION_TRY(std::vector<RankPlan> plans, plan_ranks(model, a.tp_size, a.pp_size));
+  PINION_TRY(std::vector<RankPlan> plans, plan_ranks(model, a.tp_size, a.pp_size, &checkpoint));
 
   Json config = checkpoint.config();
-  const auto type_of = [&](const std::string& name) {
-    if (dtype || checkpoint.is_dummy()) return Result<DType>(dtype.value_or(model.config.dtype));
-    auto t = checkpoint.tensor(name);
-    return t ? Result<DType>(t->dtype) : Result<DType>(t.error());
+  std::set<std::string, std::less<>> used;  // the checkpoint's tensors that some rank holds a part of
+  const auto type_of = [&](const TensorSlice& slice) -> Result<DType> {
+    PINION_TRY(const WeightSource source, open_slice(checkpoint, slice));
+    used.insert(std::string(source.tensor().name));
+    return dtype || checkpoint.is_dummy() ? dtype.value_or(model.config.dtype) : source.tensor().dtype;
   };
   if (dtype) {
     const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
@@ -160,7 +162,7 @@ Status run(const Args& a) {
   for (const RankPlan& plan : plans) {
     auto& list = tensors.emplace_back();
     for (const TensorSlice& t : plan.tensors) {
-      PINION_TRY(const DType type, type_of(t.name));
+      PINION_TRY(const DType type, type_of(t));
       PINION_TRY(TensorToWrite w, slice_tensor(checkpoint, t, type));
       total += w.bytes();
       list.push_back(std::move(w));
@@ -169,11 +171,7 @@ Status run(const Args& a) {
   std::vector<std::string> unknown;
   if (!checkpoint.is_dummy()) {
     for (const std::string& name : checkpoint.names()) {
-      if (std::ranges::none_of(plans, [&](const RankPlan& p) {
-            return std::ranges::find(p.tensors, name, &TensorSlice::name) != p.tensors.end();
-          })) {
-        unknown.push_back(name);
-      }
+      if (!used.contains(name)) unknown.push_back(name);
     }
     if (!unknown.empty())
       spdlog::warn("{} tensors that the model does not use are left out, first {}", unknown.size(), unknown[0]);
@@ -236,7 +234,7 @@ Verb add_convert(CLI::App& app) {
   app.add_option("--max_shard_size", a->max_shard_size, "of one safetensors file: 5GB, 500MB …")->capture_default_str();
   app.add_option("--tp_size", a->tp_size, "tensor-parallel ranks")->check(CLI::Range(1, 1024))->capture_default_str();
   app.add_option("--pp_size", a->pp_size, "pipeline-parallel ranks")->check(CLI::Range(1, 1024))->capture_default_str();
-  app.add_option("--ep_size", a->ep_size, "expert-parallel ranks: only 1, as no family has experts")
+  app.add_option("--ep_size", a->ep_size, "expert-parallel ranks: only 1 yet; --tp_size divides every expert")
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app.add_flag("--json", a->json, "print one JSON object: output_dir, bytes, ranks, tensors_left_out, seconds");

@@ -17,6 +17,7 @@
 #include "base/thread_pool.h"
 #include "checkpoint/hf_cache.h"
 #include "cli/model.h"
+#include "cli/models_table.h"
 #include "cli/verbs.h"
 #include "models/families.h"
 
@@ -207,20 +208,22 @@ void print(const Json& r) {
 
 Verb add_doctor(CLI::App& app) {
   struct Args {
-    bool json = false, models = false;
+    bool json = false, models = false, markdown = false;
   };
   auto a = std::make_shared<Args>();
   app.add_flag("--json", a->json,
                "print one JSON object: version, cpu, memory, backends, cuda, caches, libraries, families, advice");
-  app.add_flag("--models", a->models, "list the supported model families and nothing else");
+  app.add_flag("--models", a->models,
+               "list the model families and nothing else: options, backends, sharding; with --json as one object");
+  app.add_flag("--markdown", a->markdown, "with --models: as the page docs/guide/models.md")->needs("--models");
   return [a]() -> Status {
     if (a->models) {
-      Json list = Json::array();
-      for (const ModelFamily& f : model_families()) {
-        if (!a->json) fmt::print("{}\n", f.architecture);
-        list.push_back(f.architecture);
+      PINION_TRY(const std::vector<FamilyRow> rows, family_rows());
+      if (a->json) {
+        fmt::print("{}\n", models_json(rows).dump());
+      } else {
+        fmt::print("{}", a->markdown ? models_markdown(rows) : models_text(rows));
       }
-      if (a->json) fmt::print("{}\n", Json{{"families", list}}.dump());
       return {};
     }
     const Json r = report();

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <cstring>
 #include <map>
 #include <optional>
@@ -24,7 +26,8 @@ int64_t producer_linear(const Graph& g, const std::vector<int64_t>& producer, Va
     if (n < 0) return -1;
     const Node& node = g.nodes()[n];
     if (std::holds_alternative<Linear>(node.op)) return n;
-    if (node.in.size() != 1 || !(std::holds_alternative<Rope>(node.op) || std::holds_alternative<RmsNorm>(node.op))) {
+    if (node.in.size() != 1 || !(std::holds_alternative<Rope>(node.op) || std::holds_alternative<RmsNorm>(node.op) ||
+                                 std::holds_alternative<LayerNorm>(node.op))) {
       return -1;
     }
     v = node.in[0];
@@ -44,6 +47,10 @@ std::map<int64_t, Units> units_of_linears(const Graph& g) {
   for (size_t i = 0; i < g.nodes().size(); ++i) {
     for (Value v : g.nodes()[i].out) producer[v.id] = static_cast<int64_t>(i);
   }
+  Value head = g.logits;  // before they are scaled and capped
+  while (producer[head.id] >= 0 && std::holds_alternative<SoftCap>(g.nodes()[producer[head.id]].op)) {
+    head = g.nodes()[producer[head.id]].in[0];
+  }
   std::map<int64_t, Units> units;
   for (size_t i = 0; i < g.nodes().size(); ++i) {
     const Node& node = g.nodes()[i];
@@ -53,11 +60,18 @@ std::map<int64_t, Units> units_of_linears(const Graph& g) {
                                : Units{.count = a->kv_heads, .replicate = true, .what = "num_key_value_heads"};
         if (const int64_t n = producer_linear(g, producer, node.in[k]); n >= 0) units[n] = u;
       }
+    } else if (const auto* m = std::get_if<MlaAttention>(&node.op)) {
+      units[i] = Units{.count = m->heads, .what = "num_attention_heads"};  // of kv_b
+      const int64_t write = producer[node.in[0].id];
+      const int64_t n = write < 0 ? -1 : producer_linear(g, producer, g.nodes()[write].in[0]);
+      if (n >= 0) units[n] = units[i];
     } else if (const auto* l = std::get_if<Linear>(&node.op)) {
       const int64_t from = node.in.empty() ? -1 : producer[node.in[0].id];
       const auto* a = from < 0 ? nullptr : std::get_if<Attention>(&g.nodes()[from].op);
+      const auto* latent = from < 0 ? nullptr : std::get_if<MlaAttention>(&g.nodes()[from].op);
+      if (l->shard == Shard::cols && latent) units[i] = Units{.count = latent->heads, .what = "num_attention_heads"};
       if (l->shard == Shard::cols && a) units[i] = Units{.count = a->heads, .what = "num_attention_heads"};
-      if (node.out[0] == g.logits) units[i] = Units{.count = l->out, .what = "vocab_size", .uneven = true};
+      if (node.out[0] == head) units[i] = Units{.count = l->out, .what = "vocab_size", .uneven = true};
     }
   }
   return units;
@@ -82,29 +96,48 @@ Result<Span> part(const Units& u, int64_t length, int rank, int size, const std:
   return Span{u.count / size * rank * unit, u.count / size * (rank + 1) * unit};
 }
 
-// "model.layers.12.mlp" -> 12; nullopt outside the layers.
-std::optional<int64_t> layer_of(const std::string& scope) {
-  const size_t at = scope.find("layers.");
-  if (at == std::string::npos || (at > 0 && scope[at - 1] != '.')) return std::nullopt;
-  int64_t n = 0;
-  size_t i = at + 7;
-  if (i >= scope.size() || scope[i] < '0' || scope[i] > '9') return std::nullopt;
-  for (; i < scope.size() && scope[i] >= '0' && scope[i] <= '9'; ++i) n = n * 10 + (scope[i] - '0');
-  return n;
+// "model.layers.12.mlp" -> 12, "transformer.h.12.mlp" -> 12: the first number; nullopt outside the layers.
+std::optional<int64_t> layer_of(std::string_view scope) {
+  while (!scope.empty()) {
+    const std::string_view name = scope.substr(0, scope.find('.'));
+    int64_t n = 0;
+    const auto [end, code] = std::from_chars(name.data(), name.data() + name.size(), n);
+    if (code == std::errc() && end == name.data() + name.size()) return n;
+    scope.remove_prefix(std::min(scope.size(), name.size() + 1));
+  }
+  return std::nullopt;
 }
 
-void convert_run(const std::byte* from, DType from_type, std::byte* to, DType to_type, int64_t n) {
-  if (from_type == to_type) {
-    std::memcpy(to, from, n * byte_size(to_type));
-    return;
-  }
-  constexpr int64_t kRun = 256;
-  alignas(8) std::byte aligned[kRun * 4];
-  for (int64_t i = 0; i < n; i += kRun) {
-    const int64_t m = std::min(kRun, n - i);
-    std::memcpy(aligned, from + i * byte_size(from_type), m * byte_size(from_type));
-    for (int64_t k = 0; k < m; ++k) store_f32(to + i * byte_size(to_type), to_type, k, load_f32(aligned, from_type, k));
-  }
+// How a part lies in its own tensor, and along which axes the weight's rows and columns run there.
+struct Stored {
+  std::vector<int64_t> shape;
+  int rows = 0, cols = 1;
+};
+
+Stored stored(const WeightPart& p, int64_t cols, bool vector, int64_t vectors) {
+  if (vector) return vectors > 1 ? Stored{{vectors, p.rows / vectors}, 1, -1} : Stored{{p.rows}, 0, -1};
+  Stored s = p.transposed ? Stored{{cols, p.rows}, 1, 0} : Stored{{p.rows, cols}, 0, 1};
+  if (p.stack > 0) s.shape.insert(s.shape.begin(), p.stack), ++s.rows, ++s.cols;
+  return s;
+}
+
+// The part, or, where the checkpoint fuses it with others, all of the tensor that does.
+WeightPart as_published(const WeightPart& p, const Checkpoint& checkpoint) {
+  const bool fused = !p.fused.name.empty() && !checkpoint.is_dummy() && checkpoint_name(checkpoint, p.name).empty() &&
+                     !checkpoint_name(checkpoint, p.fused.name).empty();
+  if (!fused) return p;
+  return {.name = p.fused.name, .rows = p.fused.rows, .fused = {}, .transposed = p.transposed};
+}
+
+Shard shard_of(const Op& op) {
+  if (const auto* l = std::get_if<Linear>(&op)) return l->shard;
+  if (const auto* m = std::get_if<MoeLinear>(&op)) return m->shard;
+  if (std::holds_alternative<MlaAttention>(op)) return Shard::rows;  // kv_b, by heads
+  return Shard::none;
+}
+
+TensorSlice whole(const TensorSlice& s) {
+  return {.name = s.name, .shape = s.shape, .source = s.source};
 }
 
 }  // namespace
@@ -115,7 +148,7 @@ std::vector<int64_t> TensorSlice::sliced_shape() const {
   return out;
 }
 
-Result<std::vector<RankPlan>> plan_ranks(const Model& model, int tp_size, int pp_size) {
+Result<std::vector<RankPlan>> plan_ranks(const Model& model, int tp_size, int pp_size, const Checkpoint* checkpoint) {
   const Graph& g = model.graph;
   const int64_t layers = std::ssize(g.kv_layers);
   check(tp_size >= 1 && pp_size >= 1, "a checkpoint divides over at least one rank");
@@ -141,32 +174,31 @@ Result<std::vector<RankPlan>> plan_ranks(const Model& model, int tp_size, int pp
         const bool mine =
             layer ? *layer >= plan.first_layer && *layer < plan.last_layer : pp == (seen_layer ? pp_size - 1 : 0);
         if (!mine) continue;
-        const auto* linear = std::get_if<Linear>(&node.op);
+        const Shard shard = tp_size > 1 ? shard_of(node.op) : Shard::none;
+        const auto* moe = std::get_if<MoeLinear>(&node.op);
         for (const WeightUse& use : node.weights) {
-          check(use.parts.size() == 1, "ranks are planned on the graph before fusion");
-          const WeightPart& p = use.parts[0];
           const bool vector = use.rows == 1;
-          TensorSlice slice{.name = p.name, .shape = vector ? std::vector{p.rows} : std::vector{p.rows, use.cols}};
-          if (linear && tp_size > 1 && linear->shard != Shard::none) {
-            const bool cols = linear->shard == Shard::cols;
-            if (cols && vector) {
-              if (tp != 0) continue;  // the ranks' results are summed: the bias counts once
-            } else {
-              slice.axis = cols ? 1 : 0;
+          if (shard == Shard::cols && vector && tp != 0) continue;  // ranks' results are summed: the bias counts once
+          for (const WeightPart& p : use.parts) {
+            const WeightPart source = checkpoint && tp_size == 1 ? as_published(p, *checkpoint) : p;
+            const Stored as = stored(source, use.cols, vector, moe ? moe->experts : 1);
+            TensorSlice slice{.name = source.name, .shape = as.shape, .source = source};
+            if (shard == Shard::rows || (shard == Shard::cols && !vector)) {
+              slice.axis = shard == Shard::cols ? as.cols : as.rows;
+              const int64_t length = slice.shape[slice.axis];
               const auto it = units.find(static_cast<int64_t>(i));
-              const Units u =
-                  it != units.end() ? it->second : Units{.count = slice.shape[slice.axis], .what = "intermediate_size"};
-              PINION_TRY(const Span span, part(u, slice.shape[slice.axis], tp, tp_size, p.name));
+              const Units u = it != units.end() ? it->second : Units{.count = length, .what = "intermediate_size"};
+              PINION_TRY(const Span span, part(u, length, tp, tp_size, p.name));
               slice.begin = span.begin;
               slice.end = span.end;
             }
-          }
-          const auto [at, fresh] = place.emplace(p.name, plan.tensors.size());
-          if (fresh) {
-            plan.tensors.push_back(std::move(slice));
-          } else if (TensorSlice& first = plan.tensors[at->second];
-                     first.axis != slice.axis || first.begin != slice.begin || first.end != slice.end) {
-            first = {.name = p.name, .shape = first.shape};  // tied: one use needs all of it
+            const auto [at, fresh] = place.emplace(slice.name, plan.tensors.size());
+            if (fresh) {
+              plan.tensors.push_back(std::move(slice));
+            } else if (TensorSlice& first = plan.tensors[at->second];
+                       first.axis != slice.axis || first.begin != slice.begin || first.end != slice.end) {
+              first = whole(first);  // tied: one use needs all of it
+            }
           }
         }
       }
@@ -176,7 +208,7 @@ Result<std::vector<RankPlan>> plan_ranks(const Model& model, int tp_size, int pp
         const bool embedding = std::ranges::any_of(g.nodes(), [&](const Node& n) {
           return std::holds_alternative<Embed>(n.op) && n.weights[0].parts[0].name == t.name;
         });
-        if (embedding) t = {.name = t.name, .shape = t.shape};
+        if (embedding) t = whole(t);
       }
       plans.push_back(std::move(plan));
     }
@@ -205,55 +237,67 @@ Status check_f16(std::span<const std::byte> bytes, const std::string& tensor) {
 
 }  // namespace
 
+Result<WeightSource> open_slice(const Checkpoint& checkpoint, const TensorSlice& slice) {
+  WeightPart p = slice.source;
+  int64_t elements = 1;
+  for (int64_t n : slice.shape) elements *= n;
+  if (p.name.empty()) p = {.name = slice.name, .rows = slice.shape[0]};
+  const bool vector = p.rows == elements;
+  const int64_t cols = vector ? 1 : elements / p.rows / std::max<int64_t>(1, p.stack);
+  return WeightSource::open(checkpoint, p, cols, vector);
+}
+
 Result<TensorToWrite> slice_tensor(const Checkpoint& checkpoint, const TensorSlice& slice, DType dtype) {
-  TensorRef source;
-  if (!checkpoint.is_dummy()) {
-    PINION_TRY(source, checkpoint.tensor(slice.name));
-    const Shape want{std::span<const int64_t>(slice.shape)};
-    if (!(source.shape == want)) {
-      return fail(Errc::corrupt,
-                  fmt::format("the tensor \"{}\" has the shape {}, the configuration makes it {}", slice.name,
-                              source.shape.str(), want.str()),
-                  checkpoint.dir().string(), "config.json and the weights do not belong together");
-    }
-    if (!is_float(source.dtype) || !is_float(dtype)) {
-      return fail(Errc::unsupported, fmt::format("the tensor \"{}\" has the dtype {}", slice.name, name(source.dtype)),
-                  checkpoint.dir().string(), "supported: float32, float16, bfloat16");
-    }
+  if (!is_float(dtype)) {
+    return fail(Errc::unsupported, fmt::format("the tensor \"{}\" cannot be written as {}", slice.name, name(dtype)),
+                checkpoint.dir().string(), "supported: float32, float16, bfloat16");
   }
+  PINION_TRY(const WeightSource source, open_slice(checkpoint, slice));
   TensorToWrite out{slice.name, dtype, slice.sliced_shape(), {}};
   out.data = [slice, source, dtype, dummy = checkpoint.is_dummy()](AtomicFile& file) -> Status {
-    const bool vector = slice.shape.size() == 1;
-    const int64_t width = vector ? 1 : slice.shape[1];  // of the whole tensor's rows
-    const int64_t row0 = slice.axis == 0 ? slice.begin : 0;
-    const int64_t rows = slice.axis == 0 ? slice.end - slice.begin : slice.shape[0];
-    const int64_t col0 = slice.axis == 1 ? slice.begin : 0;
-    const int64_t cols = slice.axis == 1 ? slice.end - slice.begin : width;
+    // As [matrices, rows, cols]; a vector's elements are rows of one column.
+    std::array<int64_t, 3> shape{1, slice.shape[0], 1}, begin{}, end;
+    int axis = slice.axis < 0 ? -1 : slice.axis + 1;
+    if (slice.shape.size() == 2) shape[2] = slice.shape[1];
+    if (slice.shape.size() == 3) shape = {slice.shape[0], slice.shape[1], slice.shape[2]}, axis = slice.axis;
+    end = shape;
+    if (axis >= 0) begin[axis] = slice.begin, end[axis] = slice.end;
+    // In a tensor that fuses weights, these are some of the rows; of a transposed one, a run of the columns.
+    const FusedRows& rows = source.rows();
+    const bool columns = slice.source.transposed && slice.shape.size() > 1;
+    check(!columns || rows.block >= slice.source.rows, "columns of a transposed tensor lie in one run");
+    const int64_t width = columns ? rows.rows : shape[2], first = columns ? rows.first : 0;
+    const auto row_of = [&](int64_t m, int64_t r) { return m * shape[1] + (columns ? r : rows.row(r)); };
+
+    const int64_t cols = end[2] - begin[2], count = end[1] - begin[1];
     const size_t row_bytes = cols * byte_size(dtype);
     const int64_t step = std::clamp<int64_t>(kChunkBytes / static_cast<int64_t>(std::max<size_t>(1, row_bytes)), 1,
-                                             std::max<int64_t>(rows, 1));
+                                             std::max<int64_t>(count, 1));
     constexpr int64_t kRows = 64;  // per piece of work
     std::vector<std::byte> buffer(step * row_bytes);
     ThreadPool pool(available_cpus());
-    for (int64_t r0 = 0; r0 < rows; r0 += step) {
-      const int64_t count = std::min(step, rows - r0);
-      pool.run((count + kRows - 1) / kRows, [&](int64_t piece) {
-        const int64_t from = piece * kRows, n = std::min(kRows, count - from);
-        // Whole rows follow each other in the tensor, so they are one run.
-        const int64_t runs = cols == width ? 1 : n, run = cols == width ? n * cols : cols;
-        for (int64_t k = 0; k < runs; ++k) {
-          const int64_t element = (row0 + r0 + from + k) * width + col0;
-          std::byte* to = buffer.data() + (from + k) * row_bytes;
-          if (dummy) {
-            fill_dummy(slice.name, dtype, {to, run * byte_size(dtype)}, vector ? slice.shape[0] : width, element);
-          } else {
-            convert_run(source.data.data() + element * byte_size(source.dtype), source.dtype, to, dtype, run);
+    for (int64_t m = begin[0]; m < end[0]; ++m) {
+      for (int64_t r0 = begin[1]; r0 < end[1]; r0 += step) {
+        const int64_t n = std::min(step, end[1] - r0);
+        pool.run((n + kRows - 1) / kRows, [&](int64_t piece) {
+          for (int64_t i = piece * kRows; i < std::min(n, (piece + 1) * kRows); ++i) {
+            std::byte* to = buffer.data() + i * row_bytes;
+            if (dummy) {
+              const int64_t dummy_width = slice.shape.size() == 1 ? shape[1] : shape[2];
+              fill_dummy(slice.name, dtype, {to, row_bytes}, dummy_width,
+                         (m * shape[1] + r0 + i) * shape[2] + begin[2]);
+            } else {
+              const TensorRef& t = source.tensor();
+              const int64_t element = row_of(m, r0 + i) * width + first + begin[2];
+              convert_floats(t.data.data() + element * byte_size(t.dtype), t.dtype, to, dtype, cols);
+            }
           }
-        }
-      });
-      const auto ready = std::span<const std::byte>(buffer).first(count * row_bytes);
-      if (!dummy && dtype == DType::f16 && source.dtype != DType::f16) PINION_OK(check_f16(ready, slice.name));
-      PINION_OK(file.write(ready));
+        });
+        const auto ready = std::span<const std::byte>(buffer).first(n * row_bytes);
+        if (!dummy && dtype == DType::f16 && source.tensor().dtype != DType::f16)
+          PINION_OK(check_f16(ready, slice.name));
+        PINION_OK(file.write(ready));
+      }
     }
     return {};
   };

@@ -11,16 +11,18 @@
 #include "base/result.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
+#include "compiler/weight_source.h"
 #include "models/families.h"
 
 namespace pinion::cli {
 
-// Rows [begin, end) of a tensor (axis 0), its columns (axis 1), or all of it (axis -1).
+// Elements [begin, end) along one axis of a tensor, or all of it (axis -1).
 struct TensorSlice {
-  std::string name;
-  std::vector<int64_t> shape;  // of the whole tensor: [rows, cols], or [rows] for a vector
+  std::string name;            // as it is written
+  std::vector<int64_t> shape;  // of the whole tensor: [n], [rows, cols] or [experts, rows, cols]
   int axis = -1;
   int64_t begin = 0, end = 0;
+  WeightPart source = {};  // what it is read from; no name: from the tensor `name`
   std::vector<int64_t> sliced_shape() const;
 };
 
@@ -37,14 +39,20 @@ struct RankPlan {
 //   none  (embedding, norms, a head tied to the embedding): whole on every tensor-parallel rank.
 // Pipeline ranks hold consecutive layers; the embedding lies in the first, final norm and head in the last.
 // What does not divide (heads, KV heads, intermediate size) is refused; a vocabulary may divide unevenly.
-Result<std::vector<RankPlan>> plan_ranks(const Model& model, int tp_size, int pp_size);
+// With several tensor-parallel ranks a tensor that fuses several weights (Phi-3's qkv_proj) is written as its parts,
+// each under its own name; with one it stays as `checkpoint`, when there is one, has it.
+Result<std::vector<RankPlan>> plan_ranks(const Model& model, int tp_size, int pp_size,
+                                         const Checkpoint* checkpoint = nullptr);
 
 // The "pinion" section of a rank's config.json: tp_size, tp_rank, pp_size, pp_rank, first_layer, last_layer, and
 // "slices": tensor name -> [axis, begin, end, whole length], for the tensors that are not whole.
 Json rank_json(const RankPlan& plan, int tp_size, int pp_size);
 
-// The slice as `dtype`, made while it is written: converted from the checkpoint, or filled when it is a dummy. Checks
-// that the checkpoint has the tensor, in the shape that the model expects. The checkpoint must outlive the result.
+// Where the slice's weight lies. Fails when the checkpoint lacks it or has it in another shape than the model expects.
+Result<WeightSource> open_slice(const Checkpoint& checkpoint, const TensorSlice& slice);
+
+// The slice as `dtype`, made while it is written: converted from the checkpoint, or filled when it is a dummy. The
+// checkpoint must outlive the result.
 Result<TensorToWrite> slice_tensor(const Checkpoint& checkpoint, const TensorSlice& slice, DType dtype);
 
 }  // namespace pinion::cli

@@ -57,27 +57,30 @@ void add_rank(const std::filesystem::path& dir, const Checkpoint& original, std:
   for (const std::string& name : rank->names()) {
     const TensorRef whole = *original.tensor(name), piece = *rank->tensor(name);
     ASSERT_EQ(whole.dtype, piece.dtype);
-    const int64_t rows = whole.shape[0], cols = whole.shape.rank() == 2 ? whole.shape[1] : 1;
-    int64_t r0 = 0, r1 = rows, c0 = 0, c1 = cols;
+    int axis = 0;
+    int64_t begin = 0, end = whole.shape[0];
     if (const auto s = slices.find(name); s != slices.end()) {
-      ((*s)[0] == 0 ? r0 : c0) = (*s)[1];
-      ((*s)[0] == 0 ? r1 : c1) = (*s)[2];
-      ASSERT_EQ((*s)[3].get<int64_t>(), (*s)[0] == 0 ? rows : cols);
+      axis = (*s)[0], begin = (*s)[1], end = (*s)[2];
+      ASSERT_EQ((*s)[3].get<int64_t>(), whole.shape[axis]) << name;
     }
-    ASSERT_EQ(piece.shape.elements(), (r1 - r0) * (c1 - c0)) << name;
+    int64_t before = 1, after = 1;  // the dimensions on both sides of the axis, taken together
+    for (int i = 0; i < axis; ++i) before *= whole.shape[i];
+    for (int i = axis + 1; i < whole.shape.rank(); ++i) after *= whole.shape[i];
+    ASSERT_EQ(piece.shape.elements(), before * (end - begin) * after) << name;
     Whole& w = out[name];
     w.bytes.resize(whole.data.size());
     w.covered.resize(whole.shape.elements());
     const size_t size = byte_size(whole.dtype);
-    for (int64_t r = r0; r < r1; ++r) {
-      for (int64_t c = c0; c < c1; ++c) {
-        const std::byte* from = piece.data.data() + ((r - r0) * (c1 - c0) + c - c0) * size;
-        std::byte* to = w.bytes.data() + (r * cols + c) * size;
-        if (w.covered[r * cols + c]) {
+    const std::byte* from = piece.data.data();
+    for (int64_t m = 0; m < before; ++m) {
+      for (int64_t i = (m * whole.shape[axis] + begin) * after, n = (end - begin) * after; n > 0;
+           ++i, --n, from += size) {
+        std::byte* to = w.bytes.data() + i * size;
+        if (w.covered[i]) {
           ASSERT_EQ(std::memcmp(from, to, size), 0) << name << " differs between ranks";
         }
         std::memcpy(to, from, size);
-        w.covered[r * cols + c] = true;
+        w.covered[i] = true;
       }
     }
   }
@@ -128,7 +131,92 @@ TEST(ShardCheckpoint, RanksPutTogetherAreTheCheckpoint) {
 
 TEST(ShardCheckpoint, EveryFamilyDivides) {
   for (const ModelFamily& family : model_families()) {
-    round_trip(small_config(4, false, std::string(family.architecture).c_str()), 2, 1);
+    const Json config = example_config(family.architecture);
+    round_trip(config, 2, 1);
+    round_trip(config, 1, 2);
+    const Model model = *build_model(config, "config.json");
+    const auto layers = *plan_ranks(model, 1, 4), whole = *plan_ranks(model, 1, 1);
+    for (const RankPlan& plan : layers) {
+      EXPECT_EQ(plan.last_layer - plan.first_layer, 1);
+      EXPECT_GT(plan.tensors.size(), 4) << family.architecture << " rank " << plan.pp_rank;
+      EXPECT_LT(plan.tensors.size(), whole[0].tensors.size() / 2) << family.architecture;
+    }
+  }
+}
+
+// Puts a rank's piece of one tensor, [n], [rows, cols] or [matrices, rows, cols], where the plan says it belongs.
+void place(const TensorSlice& slice, const TensorRef& piece, std::map<std::string, Whole>& out) {
+  int64_t before = 1, after = 1;  // the dimensions on both sides of the axis, taken together
+  const int axis = std::max(slice.axis, 0);
+  for (int i = 0; i < axis; ++i) before *= slice.shape[i];
+  for (int i = axis + 1; i < std::ssize(slice.shape); ++i) after *= slice.shape[i];
+  const int64_t length = slice.shape[axis], begin = slice.axis < 0 ? 0 : slice.begin;
+  const int64_t end = slice.axis < 0 ? length : slice.end, size = static_cast<int64_t>(byte_size(piece.dtype));
+  Whole& w = out[slice.name];
+  w.bytes.resize(before * length * after * size);
+  w.covered.resize(before * length * after);
+  ASSERT_EQ(piece.shape.elements(), before * (end - begin) * after) << slice.name;
+  for (int64_t b = 0; b < before; ++b) {
+    const int64_t run = (end - begin) * after, to = (b * length + begin) * after;
+    std::memcpy(w.bytes.data() + to * size, piece.data.data() + b * run * size, run * size);
+    std::fill_n(w.covered.begin() + to, run, true);
+  }
+}
+
+// Published checkpoints fuse weights and store them transposed. What the ranks of them hold is, put together, what the
+// model reads from the checkpoint itself.
+TEST(ShardCheckpoint, PublishedLayoutsDivide) {
+  for (const char* family : {"phi3", "glm4", "falcon_7b", "falcon_40b", "falcon_rw_alibi", "gpt2", "gpt_neox", "bloom",
+                             "opt", "stablelm", "cohere", "olmo2"}) {
+    SCOPED_TRACE(family);
+    ScratchDir scratch;
+    const auto original = Checkpoint::open(std::filesystem::path(PINION_GOLDEN_DIR) / "families" / family);
+    ASSERT_TRUE(original.ok()) << original.error().message;
+    const auto model = build_model(original->config(), "config.json");
+    ASSERT_TRUE(model.ok()) << model.error().message;
+    const auto plans = plan_ranks(*model, 2, 1, &*original);
+    ASSERT_TRUE(plans.ok()) << plans.error().message;
+    std::map<std::string, Whole> out;
+    for (size_t i = 0; i < plans->size(); ++i) {
+      const auto dir = scratch / ("rank" + std::to_string(i));
+      const Status status = write_plan(dir, *original, (*plans)[i], 2, 1, DType::bf16);
+      ASSERT_TRUE(status.ok()) << status.error().message;
+      const auto rank = Checkpoint::open(dir);
+      ASSERT_TRUE(rank.ok()) << rank.error().message;
+      for (const TensorSlice& slice : (*plans)[i].tensors) place(slice, *rank->tensor(slice.name), out);
+    }
+    for (const Node& node : model->graph.nodes()) {
+      for (const WeightUse& use : node.weights) {
+        const WeightPart& p = use.parts[0];
+        const bool vector = use.rows == 1;
+        const int64_t cols = vector ? 1 : use.cols;
+        const auto source = WeightSource::open(*original, p, cols, vector);
+        ASSERT_TRUE(source.ok()) << source.error().message;
+        const Whole& w = out[p.name];
+        ASSERT_EQ(std::ssize(w.covered), p.rows * cols) << p.name;
+        EXPECT_EQ(std::ranges::count(w.covered, false), 0) << p.name;
+        std::vector<uint16_t> row(cols);
+        for (int64_t r = 0; r < p.rows; ++r) {
+          source->read(r, 0, cols, DType::bf16, reinterpret_cast<std::byte*>(row.data()));
+          for (int64_t c = 0; c < cols; ++c) {
+            uint16_t got = 0;
+            const int64_t at = p.transposed && !vector ? c * p.rows + r : r * cols + c;
+            std::memcpy(&got, w.bytes.data() + at * 2, 2);
+            ASSERT_EQ(got, row[c]) << p.name << " row " << r << " column " << c;
+          }
+        }
+      }
+    }
+    // With one rank the tensors keep their names, so that other programs read the result.
+    const auto one = plan_ranks(*model, 1, 1, &*original);
+    ASSERT_TRUE(one.ok());
+    ASSERT_TRUE(write_plan(scratch / "one", *original, (*one)[0], 1, 1, DType::bf16).ok());
+    const auto copy = Checkpoint::open(scratch / "one");
+    ASSERT_TRUE(copy.ok());
+    ASSERT_EQ(copy->names(), original->names());
+    for (const std::string& name : copy->names()) {
+      EXPECT_TRUE(std::ranges::equal(copy->tensor(name)->data, original->tensor(name)->data)) << name;
+    }
   }
 }
 
