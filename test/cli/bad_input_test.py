@@ -36,7 +36,8 @@ class Weights(CommandTest):
     SHARD = "model-00002-of-00003.safetensors"
 
     def build(self, model, **options):
-        return self.refused("build", "--checkpoint_dir", model, "--output_dir", self.dir / "engine", "--no_timing", **options)
+        return self.refused("build", "--checkpoint_dir", model, "--output_dir", self.dir / "engine", "--no_timing",
+                            **options)
 
     def test_truncated(self):
         model = self.model()
@@ -105,7 +106,8 @@ class Weights(CommandTest):
         (model / self.SHARD).unlink()
         index = model / "model.safetensors.index.json"
         good = json.loads(index.read_text())
-        for hostile in ("../outside.safetensors", "/etc/passwd", "a/../../x.safetensors", "", "x\0.safetensors", 7, None):
+        for hostile in ("../outside.safetensors", "/etc/passwd", "a/../../x.safetensors", "", "x\0.safetensors", 7,
+                        None):
             index.write_text(json.dumps(good | {"weight_map": good["weight_map"] | {"lm_head.weight": hostile}}))
             with self.subTest(file=hostile):
                 self.build(model)
@@ -293,7 +295,8 @@ class Engines(CommandTest):
                 self.refused(*ask, names=file)
         top = json.loads((engine / "engine.json").read_text())
         self.copy()
-        for change in ({"format": 999}, {"format": "x"}, {"format": None}, {"files": None}, {"files": {}}, {"manifest": 3}):
+        for change in ({"format": 999}, {"format": "x"}, {"format": None}, {"files": None}, {"files": {}},
+                       {"manifest": 3}):
             (engine / "engine.json").write_text(json.dumps(top | change))
             with self.subTest(change=change):
                 self.refused(*ask, names="engine.json")
@@ -306,6 +309,7 @@ class Engines(CommandTest):
 
     def test_arguments(self):
         e = self.engine
+        build = ("build", "--checkpoint_dir", command.DEMO, "--output_dir", self.dir / "x")
         for args, names in (
             (("generate", e, "--input_ids", "1,x"), "--input_ids"),
             (("generate", e, "--input_ids", "5000"), "5000"),
@@ -330,12 +334,10 @@ class Engines(CommandTest):
             (("inspect", self.dir / "none"), "none"),
             (("diff", e), "--checkpoint_dir"),
             (("build", "--checkpoint_dir", command.DEMO), "--output_dir"),
-            (("build", "--checkpoint_dir", command.DEMO, "--output_dir", self.dir / "x", "--tokens_per_block", "7"),
-             "--tokens_per_block"),
-            (("build", "--checkpoint_dir", command.DEMO, "--output_dir", self.dir / "x", "--disable_pass", "warp"), "warp"),
-            (("build", "--checkpoint_dir", command.DEMO, "--output_dir", self.dir / "x", "--kv_cache_type", "continuous"),
-             "--kv_cache_type"),
-            (("build", "--checkpoint_dir", command.DEMO, "--output_dir", self.dir / "x", "--dtype", "int3"), "--dtype"),
+            ((*build, "--tokens_per_block", "7"), "--tokens_per_block"),
+            ((*build, "--disable_pass", "warp"), "warp"),
+            ((*build, "--kv_cache_type", "continuous"), "--kv_cache_type"),
+            ((*build, "--dtype", "int3"), "--dtype"),
             (("convert", "--model_dir", command.DEMO, "--output_dir", self.dir / "x", "--tp_size", "5"), "--tp_size"),
             (("convert", "--model_dir", command.DEMO, "--output_dir", self.dir / "x", "--use_fp8"), "--use_fp8"),
             (("plan", e, "--gpu", "z80"), "--gpu"),
@@ -385,9 +387,10 @@ class Conversions(CommandTest):
         self.assertEqual(run.returncode, 0, run.stderr)
 
     def test_limits_given_to_a_build_are_said_to_have_no_effect(self):
-        limits = {"--max_batch_size": 8, "--max_input_len": 512, "--max_seq_len": 1024, "--max_num_tokens": 2048, "--workers": 2}
-        run = pinion("build", "--checkpoint_dir", command.DEMO, "--output_dir", self.dir / "engine", "--no_timing", "--json",
-                     *(x for pair in limits.items() for x in pair))
+        limits = {"--max_batch_size": 8, "--max_input_len": 512, "--max_seq_len": 1024, "--max_num_tokens": 2048,
+                  "--workers": 2}
+        run = pinion("build", "--checkpoint_dir", command.DEMO, "--output_dir", self.dir / "engine", "--no_timing",
+                     "--json", *(x for pair in limits.items() for x in pair))
         self.assertEqual(run.returncode, 0, run.stderr)
         json.loads(run.stdout)  # the note is on standard error
         for flag, value in limits.items():
@@ -418,20 +421,24 @@ class FullDisk(CommandTest):
 
         for verb in self.VERBS:
             with self.subTest(verb=verb[0]):
-                self.refused(*verb, self.dir / "out", status=1, names=[self.dir / "out", "File too large"], preexec_fn=limit)
+                self.refused(*verb, self.dir / "out", status=1, names=[self.dir / "out", "File too large"],
+                             preexec_fn=limit)
 
     def test_full_file_system(self):
         """In a mount namespace of its own: nothing of this machine sees the small file system."""
         small = self.dir / "small"
         small.mkdir()
-        mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=8m none "$0" && "$@"; s=$?; ls -A "$0"; exit $s', small]
+        script = 'mount -t tmpfs -o size=8m none "$0" && "$@"; s=$?; ls -A "$0"; exit $s'
+        mount = ["unshare", "-m", "sh", "-c", script, small]
         if subprocess.run([*mount, "true"], capture_output=True).returncode != 0:
             self.skipTest("mounting a file system needs root; the file size limit is tested in any case")
         for verb in self.VERBS:
             with self.subTest(verb=verb[0]):
-                run = subprocess.run([*mount, command.PINION, *verb, small / "out"], capture_output=True, text=True, timeout=120)
+                run = subprocess.run([*mount, command.PINION, *verb, small / "out"], capture_output=True, text=True,
+                                     timeout=120)
                 self.assertEqual(run.returncode, 1, run.stderr)
-                self.assertRegex(run.stderr.splitlines()[-1], r"error: .*No space left on device \(.*/small/out/.*\) — free some")
+                self.assertRegex(run.stderr.splitlines()[-1],
+                                 r"error: .*No space left on device \(.*/small/out/.*\) — free some")
                 self.assertEqual(run.stdout, "", "files were left behind")
 
 

@@ -32,8 +32,8 @@ class CommandTest(unittest.TestCase):
         return copy
 
     def refused(self, *args, names=(), status=2, stdin="", **options):
-        """Runs the command: it must end with `status` and one line `error: what (where) — what to do` that holds all of
-        `names`; nothing on standard output, no temporary file left in the scratch directory. Returns the line."""
+        """Runs the command: it must end with `status` and one line `error: what (where) — what to do` that holds
+        all of `names`; nothing on standard output, no temporary file left in the scratch directory. Returns the line."""
         before = self.files()
         run = pinion(*args, stdin=stdin, **options)
         what = f"pinion {' '.join(map(str, args))}\nstatus {run.returncode}\n{run.stdout[:500]}{run.stderr[:2000]}"

@@ -17,7 +17,8 @@ HELLO = [{"role": "user", "content": "Hello"}]
 class Errors(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.server = pinion_server.Server(PINION, CHECKPOINT, "--max_batch_size", 4, "--max_queue", 4, "--max_seq_len", 512)
+        limits = ("--max_batch_size", 4, "--max_queue", 4, "--max_seq_len", 512)
+        cls.server = pinion_server.Server(PINION, CHECKPOINT, *limits)
         cls.server.__enter__()
         cls.canary = cls.server.complete(**CANARY)["choices"][0]["text"]
 
@@ -66,15 +67,15 @@ class Errors(unittest.TestCase):
                     self.refused("/v1/completions", CANARY | {field: value}, param=field)
 
     def test_messages(self):
+        image = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
         for messages in ([], "x", [5], [{}], [{"role": "user"}], [{"role": 5, "content": "x"}],
-                         [{"role": "user", "content": 5}],
-                         [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}]):
+                         [{"role": "user", "content": 5}], [{"role": "user", "content": [image]}]):
             with self.subTest(messages=str(messages)[:60]):
                 self.refused("/v1/chat/completions", {"messages": messages, "max_tokens": 2})
 
     def test_prompt_longer_than_the_limit(self):
-        for body in (CANARY | {"prompt": [5] * 512}, CANARY | {"prompt": [5] * 100_000}, CANARY | {"prompt": "word " * 2000}):
-            error, _ = self.refused("/v1/completions", body)
+        for prompt in ([5] * 512, [5] * 100_000, "word " * 2000):
+            error, _ = self.refused("/v1/completions", CANARY | {"prompt": prompt})
             self.assertEqual(error["code"], "context_length_exceeded")
             self.assertIn("512", error["message"])
         error, _ = self.refused("/v1/chat/completions", {"messages": [{"role": "user", "content": "word " * 2000}]})
@@ -82,7 +83,8 @@ class Errors(unittest.TestCase):
 
     def test_bodies(self):
         for body in (b"", b"{", b"[]", b"5", b"null", b"\xff\xfe", b'{"prompt":"\xff"}', b'{"prompt":"\\ud800"}', b"\0",
-                     b'{"prompt":"a","prompt":"b"}', b'{"prompt":"a","temperature":1e400}', b'{"prompt":"a","temperature":NaN}',
+                     b'{"prompt":"a","prompt":"b"}', b'{"prompt":"a","temperature":1e400}',
+                     b'{"prompt":"a","temperature":NaN}',
                       b"[" * 1_000_000, b'{"a":' * 100_000, b'{"prompt":"a"}x'):
             with self.subTest(body=body[:30]):
                 self.refused("/v1/completions", body)
@@ -98,12 +100,11 @@ class Errors(unittest.TestCase):
 
     def test_full_queue(self):
         """Four run, four wait: the next one is told to come back, and is served when it does."""
-        long = json.dumps(CANARY | {"max_tokens": 480, "stream": True}).encode()
+        long = pinion_server.completion_bytes(CANARY | {"max_tokens": 480, "stream": True})
         held = []
         for _ in range(12):
             s = socket.create_connection(("127.0.0.1", self.server.port))
-            s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-                      % len(long) + long)
+            s.sendall(long)
             held.append(s)
         statuses = []
         for s in held:
@@ -117,11 +118,10 @@ class Errors(unittest.TestCase):
 
     def test_clients_that_leave(self):
         before = self.server.metrics()["requests_cancelled_total"]
-        body = json.dumps(CANARY | {"max_tokens": 500}).encode()
+        long = pinion_server.completion_bytes(CANARY | {"max_tokens": 500})
         for _ in range(3):
             with socket.create_connection(("127.0.0.1", self.server.port)) as s:
-                s.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: t\r\nContent-Type: application/json\r\n"
-                          b"Content-Length: %d\r\n\r\n" % len(body) + body)
+                s.sendall(long)
                 end = time.monotonic() + 30
                 while self.server.metrics()["num_requests_running"] == 0 and time.monotonic() < end:
                     time.sleep(0.005)

@@ -55,8 +55,8 @@ class Resources(unittest.TestCase):
 
     @unittest.skipIf(SANITIZED, "a sanitizer's own memory is far larger")
     def test_memory_is_what_was_planned(self):
-        planned = subprocess.run([PINION, "plan", self.engine, *map(str, LIMITS), "--json"], capture_output=True, text=True,
-                                 check=True, timeout=300)
+        command = [PINION, "plan", self.engine, *map(str, LIMITS), "--json"]
+        planned = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
         plan = json.loads(planned.stdout)["bytes"]
         with self.server() as server:
             threads = [threading.Thread(target=server.complete, kwargs={
@@ -76,8 +76,8 @@ class Resources(unittest.TestCase):
 
     def test_ready_only_after_warm_up(self):
         """Between listening and readiness requests are refused with 503; then the first one is answered."""
-        server = self.server(wait=False)
-        with server:
+        short = {"prompt": [5], "max_tokens": 1}
+        with self.server(wait=False) as server:
             seen = []
             while not seen or seen[-1] != 200:
                 port = server.port or listening_port(server.process.pid)
@@ -89,7 +89,7 @@ class Resources(unittest.TestCase):
                     if seen.count(503) == 1:
                         server.port = port
                         self.assertEqual(server.request("GET", "/health")[0], 200)  # alive, though not ready
-                        self.assertEqual(server.request("POST", "/v1/completions", {"prompt": [5], "max_tokens": 1})[0], 503)
+                        self.assertEqual(server.request("POST", "/v1/completions", short)[0], 503)
                 except OSError:
                     pass
                 self.assertIsNone(server.process.poll(), server.log)
@@ -97,7 +97,7 @@ class Resources(unittest.TestCase):
             self.assertIn(503, seen)
             self.assertEqual(set(seen), {200, 503})
             server.port = port
-            self.assertEqual(server.request("POST", "/v1/completions", {"prompt": [5], "max_tokens": 1})[0], 200)
+            self.assertEqual(server.request("POST", "/v1/completions", short)[0], 200)
             server.wait_until_ready()
 
     @unittest.skipIf(SANITIZED, "a sanitizer's first touches are slow")
