@@ -77,8 +77,8 @@ std::string models_markdown(const std::vector<FamilyRow>& rows) {
 std::string models_text(const std::vector<FamilyRow>& rows) {
   std::string text;
   for (const FamilyRow& r : rows) {
-    text += fmt::format("{:34} {:16} {:16} {}\n", r.architecture, fmt::join(r.backends, ","),
-                        fmt::join(r.sharding, ","), fmt::join(r.options, " "));
+    text += fmt::format("{:34} {:22} {:18} {}\n", r.architecture, fmt::format("{}", fmt::join(r.backends, ",")),
+                        fmt::format("{}", fmt::join(r.sharding, ",")), fmt::join(r.options, " "));
   }
   return text;
 }

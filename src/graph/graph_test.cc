@@ -147,5 +147,32 @@ TEST(Graph, BrokenExpertsAndLatentsAreErrors) {
   EXPECT_TRUE(refused(j)) << "ids in the place of weights";
 }
 
+TEST(Graph, ShapeRulesOfTheDenseFamiliesOps) {
+  const auto takes = [](const auto& op, std::vector<ValueSpec> in) { return op.shapes(in).ok(); };
+  const ValueSpec heads{Rows::tokens, 12};
+  EXPECT_TRUE(takes(LayerNorm{.width = 4}, {heads}));
+  EXPECT_TRUE(takes(LayerNorm{.width = 4, .groups = 3}, {heads}));
+  EXPECT_FALSE(takes(LayerNorm{.width = 4, .groups = 2}, {heads})) << "a weight for two of three groups";
+  EXPECT_FALSE(takes(LayerNorm{.width = 5}, {heads}));
+  EXPECT_FALSE(takes(Act{.width = 11}, {heads}));
+  EXPECT_FALSE(takes(SoftCap{.width = 12}, {heads, heads}));
+  EXPECT_FALSE(takes(Embed{.vocab = 4, .width = 12, .positions = true, .offset = 4}, {}));
+  Attention alibi{.heads = 3, .kv_heads = 3, .head_dim = 4, .alibi = 1, .alibi_heads = 6, .alibi_first = 3};
+  EXPECT_TRUE(takes(alibi, {heads}));
+  alibi.alibi_first = 4;
+  EXPECT_FALSE(takes(alibi, {heads})) << "slopes of heads that the model does not have";
+}
+
+// The published slopes: powers of 2^(-8/n); heads past a power of two take every other slope of twice as many.
+TEST(Graph, AlibiSlopes) {
+  const Attention twelve{.heads = 12, .alibi = 1, .alibi_heads = 12};
+  EXPECT_FLOAT_EQ(alibi_slope(twelve, 0), 0.5f);
+  EXPECT_FLOAT_EQ(alibi_slope(twelve, 7), 0.00390625f);
+  EXPECT_FLOAT_EQ(alibi_slope(twelve, 8), 0.707106781f);
+  EXPECT_FLOAT_EQ(alibi_slope(twelve, 11), 0.0883883476f);
+  const Attention rank{.heads = 6, .alibi = 1, .alibi_heads = 12, .alibi_first = 6};
+  EXPECT_FLOAT_EQ(alibi_slope(rank, 3), alibi_slope(twelve, 9));
+}
+
 }  // namespace
 }  // namespace pinion
