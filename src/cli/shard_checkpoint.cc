@@ -181,7 +181,10 @@ Result<std::vector<RankPlan>> plan_ranks(const Model& model, int tp_size, int pp
           if (shard == Shard::cols && vector && tp != 0) continue;  // ranks' results are summed: the bias counts once
           for (const WeightPart& p : use.parts) {
             const WeightPart source = checkpoint && tp_size == 1 ? as_published(p, *checkpoint) : p;
-            const Stored as = stored(source, use.cols, vector, moe ? moe->experts : 1);
+            Stored as = stored(source, use.cols, vector, moe ? moe->experts : 1);
+            // A matrix of one row is packed as a vector, and published as a matrix (Qwen2-MoE's shared_expert_gate).
+            if (vector && use.role == "weight" && std::holds_alternative<Linear>(node.op))
+              as = {.shape = {1, source.rows}, .rows = 0, .cols = 1};
             TensorSlice slice{.name = source.name, .shape = as.shape, .source = source};
             if (shard == Shard::rows || (shard == Shard::cols && !vector)) {
               slice.axis = shard == Shard::cols ? as.cols : as.rows;

@@ -167,7 +167,7 @@ void place(const TensorSlice& slice, const TensorRef& piece, std::map<std::strin
 // model reads from the checkpoint itself.
 TEST(ShardCheckpoint, PublishedLayoutsDivide) {
   for (const char* family : {"phi3", "glm4", "falcon_7b", "falcon_40b", "falcon_rw_alibi", "gpt2", "gpt_neox", "bloom",
-                             "opt", "stablelm", "cohere", "olmo2"}) {
+                             "opt", "stablelm", "cohere", "olmo2", "qwen2_moe", "deepseek_v3"}) {
     SCOPED_TRACE(family);
     ScratchDir scratch;
     const auto original = Checkpoint::open(std::filesystem::path(PINION_GOLDEN_DIR) / "families" / family);
