@@ -26,7 +26,6 @@ std::string why_not_hopper(const Call& call, const DeviceInfo& info) {
   const auto& op = std::get<Attention>(*call.op);
   if (info.isa != "sm_90") return "is written for Hopper's tensor copies and warpgroups";
   if (op.head_dim < 64) return "takes head sizes from 64";  // smaller ones leave most of a copy empty
-  if (call.values.in[0] != call.kv_dtype) return "takes queries of the cache's type";
   return portable_attention().why_not(call, info);
 }
 

@@ -30,9 +30,10 @@ struct PortableParams {
   float* partials = nullptr;
 };
 
-// A partial result: sums [slot_rows][head_dim], largest scores [slot_rows], sums of weights [slot_rows].
+// A partial result: sums [slot_rows][head_dim], largest scores [slot_rows], sums of weights [slot_rows]. Every slot
+// begins where four floats can be read at once.
 __host__ __device__ inline int64_t slot_floats(int slot_rows, int head_dim) {
-  return static_cast<int64_t>(slot_rows) * (head_dim + 2);
+  return (static_cast<int64_t>(slot_rows) * (head_dim + 2) + 3) / 4 * 4;
 }
 
 template <int D>
@@ -391,6 +392,8 @@ PortableLaunch launch_for(int64_t head_dim) {
 std::string why_not(const Call& call, const DeviceInfo&) {
   const auto& op = std::get<Attention>(*call.op);
   if (call.kv_dtype != DType::bf16 && call.kv_dtype != DType::f16) return "reads a bf16 or f16 KV cache";
+  // The matrix units multiply 16-bit queries: f32 ones would be rounded without being asked.
+  if (call.values.in[0] != call.kv_dtype) return "takes queries of the cache's type";
   if (op.head_dim % 8 != 0 || op.head_dim > 256) return "takes head sizes that are multiples of 8 up to 256";
   if (op.heads * op.head_dim > 1 << 20) return "takes at most 2^20 columns of queries";
   return why_not_floats(call);
