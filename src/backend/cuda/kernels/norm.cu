@@ -31,8 +31,8 @@ template <Norm F, int N, int kHeld>
 __global__ void __launch_bounds__(kMaxThreads) norm_kernel(const __grid_constant__ NormParams p) {
   const int64_t at = int64_t{blockIdx.x} * p.width, vectors = p.width / N;
   const int64_t weight_at = (blockIdx.x % p.groups) * p.width;
-  ptx::wait_dependencies();
   ptx::launch_dependents();
+  ptx::wait_dependencies();
 
   float held[kHeld][N];
   auto read = [&](int64_t vector, float(&v)[N], bool first) {

@@ -41,8 +41,8 @@ __device__ float dot(const LinearParams& p, int64_t row, int64_t out) {
 // A warp per element of y. Rows along x: the grid's other dimensions end at 65,535 blocks.
 template <int N>
 __global__ void linear_kernel(const __grid_constant__ LinearParams p) {
-  ptx::wait_dependencies();
   ptx::launch_dependents();
+  ptx::wait_dependencies();
   const int64_t row = blockIdx.x;
   for (int64_t i = int64_t{blockIdx.y} * kWarps + threadIdx.x / 32; i < p.width; i += int64_t{gridDim.y} * kWarps) {
     float v;
@@ -79,8 +79,8 @@ struct KvWriteParams {
 };
 
 __global__ void kv_write_kernel(const __grid_constant__ KvWriteParams p) {
-  ptx::wait_dependencies();
   ptx::launch_dependents();
+  ptx::wait_dependencies();
   const int64_t row = blockIdx.x, width = int64_t{p.kv_heads} * p.head_dim;
   const int32_t position = p.positions[row], block = p.kv.block_of(p.row_seq[row], position);
   if (block < 0) return;  // a row of padding
@@ -113,8 +113,8 @@ __global__ void attention_kernel(const __grid_constant__ AttentionParams p) {
   float* q = shared + threadIdx.x / 32 * 2 * p.head_dim;
   float* sum = q + p.head_dim;
   const int64_t row = blockIdx.x;
-  ptx::wait_dependencies();
   ptx::launch_dependents();
+  ptx::wait_dependencies();
   if (head >= p.heads) return;  // no barrier of the whole block follows
   const int64_t at = (row * p.heads + head) * p.head_dim;
   for (int32_t i = lane; i < p.head_dim; i += 32) q[i] = load(p.q, at + i), sum[i] = 0;

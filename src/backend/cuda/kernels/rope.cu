@@ -49,8 +49,8 @@ __global__ void __launch_bounds__(kWarps * 32) rope_kernel(const __grid_constant
   const int32_t total = p.heads + 2 * p.kv_heads, head = blockIdx.y * kWarps + warp;
   const int64_t row = blockIdx.x;
   float* s = shared + warp * p.head_dim;
-  ptx::wait_dependencies();
   ptx::launch_dependents();
+  ptx::wait_dependencies();
   if (head >= total) return;  // no barrier of the whole block follows
 
   const bool is_value = kWrite && head >= p.heads + p.kv_heads;

@@ -28,8 +28,8 @@ struct GatherParams {
 
 template <int N>
 __global__ void gather_kernel(const __grid_constant__ GatherParams p) {
-  ptx::wait_dependencies();
   ptx::launch_dependents();
+  ptx::wait_dependencies();
   const int64_t i = thread_index() * N;
   if (i >= p.count) return;
   const int64_t row = i / p.width, column = i - row * p.width;
@@ -95,8 +95,8 @@ __device__ inline float pointwise(const PointwiseParams& p, float a, float b) {
 
 template <Pointwise F, int N>
 __global__ void pointwise_kernel(const __grid_constant__ PointwiseParams p) {
-  ptx::wait_dependencies();
   ptx::launch_dependents();
+  ptx::wait_dependencies();
   const int64_t i = thread_index() * N;
   if (i >= p.count) return;
   float a[N], b[N];
