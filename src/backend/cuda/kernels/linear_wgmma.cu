@@ -268,7 +268,7 @@ std::vector<WgmmaPlan> linear_wgmma_plans(int64_t tokens, int64_t in, int64_t ou
   for (int groups = 1; groups <= kMaxGroups; ++groups) {
     for (int splits : {1, 2, 3, 4, 6, 8}) {
       for (int share : {1, 2}) {
-        if (splits > steps || splits * share > 8 || tokens < 8 * share) continue;
+        if (splits > steps || splits * share > 8 || (share > 1 && tokens < 8 * share)) continue;
         const int64_t tiles = (out + 64 * groups - 1) / (64 * groups);
         const int64_t blocks = (tiles + share - 1) / share * share * splits, waves = (blocks + sms - 1) / sms;
         const double idle = 1 - static_cast<double>(blocks) / static_cast<double>(waves * sms);
