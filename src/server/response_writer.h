@@ -20,7 +20,7 @@ class ResponseWriter {
   virtual void end(std::string& out) = 0;      // the last events of a stream
   virtual std::string error_event(const ApiError&) const = 0;
   virtual HttpResponse error(const ApiError&) const = 0;  // before anything was sent
-  virtual HttpResponse response() = 0;  // of a request that does not stream
+  virtual HttpResponse response() = 0;                    // of a request that does not stream
 
   struct Totals {
     int64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;
