@@ -7,13 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <numeric>
 
 #include "backend/all/backends.h"
 #include "checkpoint/safetensors.h"
 #include "compiler/compiler.h"
+#include "golden_file.h"
 #include "runtime/engine_executor.h"
 #include "test_data.h"
 
@@ -34,16 +34,6 @@ const Backend* device_backend() {
     if (device.ok() && !(*device)->host_visible()) return b;
   }
   return nullptr;
-}
-
-template <class T>
-std::vector<T> read(const SafetensorsFile& f, const std::string& name) {
-  const auto it = f.tensors().find(name);
-  EXPECT_NE(it, f.tensors().end()) << name;
-  const auto bytes = f.data(it->second);
-  std::vector<T> out(bytes.size() / sizeof(T));
-  std::memcpy(out.data(), bytes.data(), bytes.size());
-  return out;
 }
 
 // One sequence in its own blocks, fed piece by piece.

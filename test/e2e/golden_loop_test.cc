@@ -3,24 +3,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <cstring>
 
 #include "backend/all/backends.h"
 #include "checkpoint/safetensors.h"
 #include "compiled_model.h"
+#include "golden_file.h"
 
 namespace pinion {
 namespace {
 
 namespace fs = std::filesystem;
-
-template <class T>
-std::vector<T> read(const SafetensorsFile& f, const std::string& name) {
-  const auto bytes = f.data(f.tensors().at(name));
-  std::vector<T> out(bytes.size() / sizeof(T));
-  std::memcpy(out.data(), bytes.data(), bytes.size());
-  return out;
-}
 
 double log_sum_exp(std::span<const float> row) {
   const double most = *std::ranges::max_element(row);

@@ -4,13 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
 #include <numeric>
 
 #include "backend/all/backends.h"
 #include "checkpoint/safetensors.h"
 #include "compiler/compiler.h"
+#include "golden_file.h"
 #include "runtime/engine_executor.h"
 
 namespace pinion {
@@ -67,16 +67,6 @@ struct Case {
   std::string target;
   fs::path root = PINION_GOLDEN_DIR;
 };
-
-template <class T>
-std::vector<T> read(const SafetensorsFile& f, const std::string& name) {
-  const auto it = f.tensors().find(name);
-  EXPECT_NE(it, f.tensors().end()) << name;
-  const auto bytes = f.data(it->second);
-  std::vector<T> out(bytes.size() / sizeof(T));
-  std::memcpy(out.data(), bytes.data(), bytes.size());
-  return out;
-}
 
 // A sequence and its own blocks, fed in pieces.
 class Feed {
