@@ -3,7 +3,6 @@
 #
 #   pinion_library(NAME text LEVEL 1 SRCS a.cc DEPS base TESTS a_test.cc [LIBS external] [PRIVATE_LIBS external]
 #                  [PRECOMPILE <header>])
-set_property(GLOBAL PROPERTY PINION_TESTS "")
 
 # Headers that cost seconds in every file that needs them are compiled once: json and fmt for the libraries, GoogleTest
 # for the tests, CLI11 and Asio where they are used (pinion_precompile).

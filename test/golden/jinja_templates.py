@@ -1,5 +1,5 @@
 """The templates of make_jinja_cases.py: expressions, statements, and chat templates written in the style of what model
-families ship (own text, not copies)."""
+families ship (own text, not copies). Data, not code: one list, longer than other files may be."""
 
 EXPRESSIONS = r"""
 2 * 3 ~ 4
