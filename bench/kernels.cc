@@ -41,7 +41,7 @@ int main(int argc, char** argv) {
   app.add_option("--op", o.op, "only this op: linear, attention, rms_norm …");
   app.add_option("--filter", o.filter, "only cases whose name contains this");
   app.add_option("--kernel", o.kernel, "only this kernel");
-  app.add_option("--isa", o.isa, "avx512, avx2 or scalar (default: the best)");
+  app.add_option("--isa", o.isa, "amx, avx512, avx2 or scalar (default: the best)");
   app.add_option("--threads", o.threads, "default: all");
   app.add_option("--seconds", o.seconds, "at least this long per measurement");
   app.add_option("--cold_mb", o.cold_mb,
@@ -67,16 +67,20 @@ int main(int argc, char** argv) {
     return 2;
   }
   const DeviceInfo& info = (*device)->info();
-  std::printf(o.json ? "{\"device\":\"%s\",\"isa\":\"%s\",\"read_gbps\":%.2f,\"gflops\":%.1f}\n"
-                     : "%s, %s: reads %.1f GB/s, %.1f GFLOP/s\n",
-              info.name.c_str(), info.isa.c_str(), ceilings->read_gbps, ceilings->gflops);
+  std::printf(o.json
+                  ? "{\"device\":\"%s\",\"isa\":\"%s\",\"read_gbps\":%.2f,\"f32_gflops\":%.1f,\"matrix_gflops\":%.1f}\n"
+                  : "%s, %s: reads %.1f GB/s, f32 %.1f GFLOP/s, matrix units %.1f GFLOP/s\n",
+              info.name.c_str(), info.isa.c_str(), ceilings->read_gbps, ceilings->f32_gflops, ceilings->matrix_gflops);
   auto stream = (*device)->make_stream();
   for (int kind = 0; kind < kOpKinds; ++kind) {
     for (const OpCase& c : op_cases(static_cast<OpKind>(kind), CaseSet::timing)) {
       if ((!o.op.empty() && op_name(c.op) != o.op) || c.name.find(o.filter) == std::string::npos) continue;
       OpProblem problem(c, 1);
-      const double floor =
-          std::max(problem.bytes() / (ceilings->read_gbps * 1e9), problem.flops() / (ceilings->gflops * 1e9));
+      const auto floor_of = [&](const Kernel& k) {  // on a CPU only these kernels use the matrix units
+        const bool f32 = (*device)->host_visible() && k.name.find("matrix") == std::string_view::npos;
+        const double gflops = f32 ? ceilings->f32_gflops : ceilings->matrix_gflops;
+        return std::max(problem.bytes() / (ceilings->read_gbps * 1e9), problem.flops() / (gflops * 1e9));
+      };
       // On a device of its own the values are of the weights' type, as in a model.
       const bool on_host = (*device)->host_visible();
       const auto types = value_types(c);
@@ -91,7 +95,7 @@ int main(int argc, char** argv) {
           const size_t cold = static_cast<size_t>(o.cold_mb) << 20;
           const double s =
               on_host ? problem.time(k, t, info, *stream, o.seconds, cold) : on_device->time(k, t, o.seconds, cold);
-          report(o, problem, k, t, s, floor);
+          report(o, problem, k, t, s, floor_of(k));
         }
       }
     }

@@ -39,14 +39,17 @@ StepCost step_cost(const Engine& engine, int64_t rows) {
     double part = 1;
     if (const auto* m = std::get_if<MoeLinear>(&n.op)) {
       part = 1 - std::pow(1 - static_cast<double>(m->top_k) / static_cast<double>(m->experts), rows);
-      cost.flops_per_token += 2.0 * static_cast<double>(m->top_k * m->in) * static_cast<double>(m->out);
+      cost.per_token.other += 2.0 * static_cast<double>(m->top_k * m->in) * static_cast<double>(m->out);
     }
     if (const auto* m = std::get_if<MlaAttention>(&n.op))  // kv_b, absorbed
-      cost.flops_per_token += 2.0 * static_cast<double>(m->heads * (m->nope + m->v)) * static_cast<double>(m->rank);
+      cost.per_token.other += 2.0 * static_cast<double>(m->heads * (m->nope + m->v)) * static_cast<double>(m->rank);
     for (int32_t id : engine.node_weights(i)) read[id] = part;
     if (const auto* l = std::get_if<Linear>(&n.op)) {
       const double flops = 2.0 * static_cast<double>(l->in) * static_cast<double>(l->out);
-      (g.spec(n.in[0]).rows == Rows::outputs ? cost.flops_per_output : cost.flops_per_token) += flops;
+      const auto ids = engine.node_weights(i);
+      const bool bf16 = !ids.empty() && engine.weights()[ids[0]].spec.dtype == DType::bf16;
+      auto& sum = g.spec(n.in[0]).rows == Rows::outputs ? cost.per_output : cost.per_token;
+      (bf16 ? sum.bf16 : sum.other) += flops;
     }
   }
   for (size_t i = 0; i < read.size(); ++i) {
@@ -70,10 +73,15 @@ Status bench_ceilings(const BenchArgs& a) {
   PINION_TRY(const cpu::Ceilings c,
              cpu::measure_ceilings({.threads = a.model.build.threads, .isa = a.model.build.isa}));
   if (a.json) {
-    fmt::print("{}\n",
-               Json{{"read_gbps", c.read_gbps}, {"f32_gflops", c.f32_gflops}, {"read_threads", c.read_threads}}.dump());
+    fmt::print("{}\n", Json{{"read_gbps", c.read_gbps},
+                            {"f32_gflops", c.f32_gflops},
+                            {"matrix_gflops", c.matrix_gflops},
+                            {"read_threads", c.read_threads}}
+                           .dump());
   } else {
-    fmt::print("read {:.1f} GB/s with {} threads, f32 {:.1f} GFLOP/s\n", c.read_gbps, c.read_threads, c.f32_gflops);
+    fmt::print("read {:.1f} GB/s with {} threads, f32 {:.1f} GFLOP/s", c.read_gbps, c.read_threads, c.f32_gflops);
+    if (c.matrix_gflops > 0) fmt::print(", on matrix units {:.1f} GFLOP/s", c.matrix_gflops);
+    fmt::print("\n");
   }
   return {};
 }
@@ -137,8 +145,8 @@ Verb add_bench(CLI::App& app) {
 
   CLI::App* ceilings = app.add_subcommand("ceilings", "what this machine's memory and multiply-adds can do");
   ceilings->add_option("--threads", a->model.build.threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024));
-  ceilings->add_option("--isa", a->model.build.isa, "force the instruction set: avx512, avx2 or scalar");
-  ceilings->add_flag("--json", a->json, "print one JSON object: read_gbps, f32_gflops, read_threads");
+  ceilings->add_option("--isa", a->model.build.isa, "force the instruction set: amx, avx512, avx2 or scalar");
+  ceilings->add_flag("--json", a->json, "print one JSON object: read_gbps, f32_gflops, matrix_gflops, read_threads");
   return [=]() -> Status {
     if (ceilings->parsed()) return bench_ceilings(*a);
     PINION_OK(choose_model(*a));

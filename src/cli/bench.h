@@ -27,7 +27,11 @@ struct StepCost {
   // All weights but an embedding table that only looks up rows; of experts those that the rows are expected to choose,
   // each row top_k at random.
   double weight_bytes = 0;
-  double flops_per_token = 0, flops_per_output = 0;  // of the linear ops: two per multiply-add
+  // Of the linear ops, two per multiply-add: over weights in bf16, which matrix units take, and over others.
+  struct Flops {
+    double bf16 = 0, other = 0;
+  };
+  Flops per_token, per_output;
 };
 StepCost step_cost(const Engine& engine, int64_t rows = 1);
 // KV bytes that one sequence's decode step reads at this context.

@@ -97,7 +97,14 @@ class Run {
 
 void take_better(DeviceCeilings& best, const DeviceCeilings& other) {
   if (other.read_gbps > best.read_gbps) best.read_gbps = other.read_gbps, best.read_threads = other.read_threads;
-  best.gflops = std::max(best.gflops, other.gflops);
+  best.f32_gflops = std::max(best.f32_gflops, other.f32_gflops);
+  best.matrix_gflops = std::max(best.matrix_gflops, other.matrix_gflops);
+}
+
+// Milliseconds of arithmetic at the ceilings: a GPU multiplies everything on its matrix units, a CPU what is in bf16.
+double arithmetic_ms(const StepCost::Flops& flops, const DeviceCeilings& c) {
+  const double matrix = c.matrix_gflops > 0 ? c.matrix_gflops : c.f32_gflops;
+  return (flops.bf16 / matrix + flops.other / (c.f32_gflops > 0 ? c.f32_gflops : matrix)) * 1e-6;
 }
 
 }  // namespace
@@ -141,10 +148,19 @@ Status bench_latency(BenchArgs a) {
   take_better(ceilings, again);
 
   const double ttft = quantile(prefill, 0.5), step = quantile(decode, 0.5);
-  const double flops = cost.flops_per_token * static_cast<double>(prompt) + cost.flops_per_output * a.batch_size;
-  const double prefill_floor = flops / ceilings.gflops * 1e-6;
+  const double prefill_floor = arithmetic_ms(cost.per_token, ceilings) * static_cast<double>(prompt) +
+                               arithmetic_ms(cost.per_output, ceilings) * a.batch_size;
   const double read_floor = step_bytes / ceilings.read_gbps * 1e-6;
-  const double compute_floor = (cost.flops_per_token + cost.flops_per_output) * a.batch_size / ceilings.gflops * 1e-6;
+  const double compute_floor =
+      (arithmetic_ms(cost.per_token, ceilings) + arithmetic_ms(cost.per_output, ceilings)) * a.batch_size;
+  const std::string_view arithmetic =
+      ceilings.matrix_gflops > 0 && (!on_host || cost.per_token.bf16 > 0) ? "matrix" : "f32";
+  // What the units beside the registers' are worth: the same floors at the rate of f32 multiply-adds alone.
+  const DeviceCeilings plain{.f32_gflops = ceilings.f32_gflops};
+  const bool both = on_host && arithmetic == "matrix";
+  const double f32_prefill = both ? arithmetic_ms(cost.per_token, plain) * static_cast<double>(prompt) +
+                                        arithmetic_ms(cost.per_output, plain) * a.batch_size
+                                  : prefill_floor;
   const double decode_floor = std::max(read_floor, compute_floor);
   const auto ratio = [](double over, double under) { return under > 0 ? over / under : 0; };
 
@@ -178,7 +194,8 @@ Status bench_latency(BenchArgs a) {
                               {"workspace", e.memory().workspace}}},
                             {"ceilings",
                              {{"read_gbps", ceilings.read_gbps},
-                              {fmt::format("{}_gflops", ceilings.arithmetic), ceilings.gflops},
+                              {"f32_gflops", on_host ? Json(ceilings.f32_gflops) : null},
+                              {"matrix_gflops", ceilings.matrix_gflops > 0 ? Json(ceilings.matrix_gflops) : null},
                               {"read_threads", ceilings.read_threads},
                               {"read_buffer_bytes", read_bytes}}},
                             {"ratios",
@@ -186,15 +203,19 @@ Status bench_latency(BenchArgs a) {
                               {"prefill_over_floor", ratio(ttft, prefill_floor)},
                               {"decode_of_floor", decode.empty() ? null : Json(ratio(decode_floor, step))},
                               {"decode_of_read_ceiling", of_read},
-                              {fmt::format("decode_of_{}_ceiling", ceilings.arithmetic), of_arithmetic_decode},
-                              {fmt::format("prefill_of_{}_ceiling", ceilings.arithmetic), of_arithmetic}}}}
+                              {fmt::format("decode_of_{}_ceiling", arithmetic), of_arithmetic_decode},
+                              {fmt::format("prefill_of_{}_ceiling", arithmetic), of_arithmetic},
+                              {"prefill_over_f32_rate", on_host ? Json(ratio(f32_prefill, ttft)) : null}}}}
                            .dump());
   } else {
     fmt::print("{}: {}, {} threads, {}; batch {}, {} tokens in, {} out\n", m.engine->manifest().model_name,
                name(m.engine->manifest().dtype), m.device->info().threads, m.device->info().isa, a.batch_size,
                a.input_len, a.output_len);
-    fmt::print("  time to first token {:10.2f} ms   {:.0f} tokens/s, {:.2f} of the {} ceiling ({:.1f} GFLOP/s)\n", ttft,
-               static_cast<double>(prompt) / ttft * 1e3, of_arithmetic, ceilings.arithmetic, ceilings.gflops);
+    fmt::print("  time to first token {:10.2f} ms   {:.0f} tokens/s, {:.2f} of the {} ceiling ({:.1f} GFLOP/s)", ttft,
+               static_cast<double>(prompt) / ttft * 1e3, of_arithmetic, arithmetic,
+               arithmetic == "matrix" ? ceilings.matrix_gflops : ceilings.f32_gflops);
+    if (both) fmt::print(", {:.2f} of f32 multiply-adds' ({:.1f})", ratio(f32_prefill, ttft), ceilings.f32_gflops);
+    fmt::print("\n");
     if (!decode.empty()) {
       fmt::print(
           "  decode, each step   {:10.2f} ms   {:.1f} tokens/s, {:.2f} of the floor: {:.2f} ms to read at {:.1f} GB/s "

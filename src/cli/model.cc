@@ -32,7 +32,7 @@ void add_build_options(CLI::App& app, BuildArgs& a) {
   app.add_option("--disable_pass", a.disabled_passes, "a compiler pass to leave out (repeatable; all: every one)");
   app.add_option("--force_kernel", a.force_kernel, "prefer kernels whose name contains this");
   app.add_option("--threads", a.threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024))->capture_default_str();
-  app.add_option("--isa", a.isa, "force the instruction set: avx512, avx2 or scalar");
+  app.add_option("--isa", a.isa, "force the instruction set: amx, avx512, avx2 or scalar");
 }
 
 void add_limit_options(CLI::App& app, LimitArgs& a) {

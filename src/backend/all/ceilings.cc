@@ -11,15 +11,17 @@ Result<DeviceCeilings> measure_ceilings(Device& device, const DeviceOptions& opt
 #ifdef PINION_WITH_CUDA
   if (device.info().backend == "cuda") {
     PINION_TRY(const cuda::Ceilings c, cuda::measure_ceilings(device, bytes));
-    return DeviceCeilings{.read_gbps = c.read_gbps, .gflops = c.matrix_gflops, .arithmetic = "matrix"};
+    return DeviceCeilings{.read_gbps = c.read_gbps, .matrix_gflops = c.matrix_gflops};
   }
 #endif
   if (!device.host_visible()) {
     return fail(Errc::unsupported, "the ceilings of this device are not measured", device.info().name);
   }
   PINION_TRY(const cpu::Ceilings c, cpu::measure_ceilings(options, bytes));
-  return DeviceCeilings{
-      .read_gbps = c.read_gbps, .gflops = c.f32_gflops, .arithmetic = "f32", .read_threads = c.read_threads};
+  return DeviceCeilings{.read_gbps = c.read_gbps,
+                        .f32_gflops = c.f32_gflops,
+                        .matrix_gflops = c.matrix_gflops,
+                        .read_threads = c.read_threads};
 }
 
 }  // namespace pinion

@@ -22,7 +22,7 @@ std::vector<Target> targets() {
   std::vector<Target> list;
   for (const Backend* backend : backends()) {
     if (backend->name() == "reference" || backend->probe().empty()) continue;
-    for (const char* isa : {"avx512", "avx2", "scalar", ""}) {
+    for (const char* isa : {"amx", "avx512", "avx2", "scalar", ""}) {
       if ((*isa == 0) == (backend->name() == "cpu")) continue;
       for (int threads : {3, 1}) {
         auto device = backend->open({.threads = threads, .isa = isa});

@@ -55,10 +55,16 @@ Result<Ceilings> measure_ceilings(const DeviceOptions& options, size_t bytes) {
   }
 
   ThreadPool pool(threads);
-  constexpr int64_t kRounds = 8'000'000;
+  constexpr int64_t kRounds = 8'000'000, kMatrixRounds = 1'000'000;
   for (int i = 0; i < 8; ++i) {
     const double s = seconds_of([&] { pool.run(threads, [&](int64_t i) { sums[i] = isa->multiply_add(kRounds); }); });
     best.f32_gflops = std::max(best.f32_gflops, 2.0 * 12 * isa->lanes * kRounds * threads / s * 1e-9);
+    if (isa->matrix_multiply == nullptr) continue;
+    const double matrix_s =
+        seconds_of([&] { pool.run(threads, [&](int64_t i) { sums[i] = isa->matrix_multiply(kMatrixRounds); }); });
+    // 16 x 16 x 32 products a tile, four tiles a round; a third of them, for an f32 of x is three terms.
+    constexpr double kOperations = 2.0 * 16 * 16 * 32 * 4 / 3;
+    best.matrix_gflops = std::max(best.matrix_gflops, kOperations * kMatrixRounds * threads / matrix_s * 1e-9);
   }
   return best;
 }

@@ -77,6 +77,7 @@ struct MlaWriteTask {
   const MlaKvWrite* op = nullptr;
   const float *q = nullptr, *latent = nullptr;
   float* y = nullptr;
+inline constexpr int64_t kMatrixRows = 16;              // rows of x, and of weights, in one matrix tile
   FloatArray norm;
   const RopeTable* table = nullptr;
   const KvView* kv = nullptr;
@@ -113,6 +114,14 @@ struct IsaKernels {
   void (*embed)(FloatArray weight, int64_t row, int64_t width, float scale, float* y);
 
   // Mixture of experts (generic/moe.h) and latent attention (generic/mla.h).
+  // Linears on matrix units, for bf16 weights; null where the ISA has none. pack_terms writes n <= kMatrixRows rows of
+  // x as three bf16 terms each, n * terms_stride(k) numbers. multiply_terms is gemm over rows that pack_terms left in
+  // blocks of kMatrixRows, from row m_first on, a multiple of kMatrixRows. matrix_multiply: 2^16 * rounds operations.
+  void (*pack_terms)(const float* x, int64_t ldx, int64_t n, int64_t k, uint16_t* out) = nullptr;
+  void (*multiply_terms)(const LinearTask&, const LinearTile&, int64_t first, int64_t last, int64_t m_first,
+                         int64_t m_last, const uint16_t* x, float* scratch) = nullptr;
+  float (*matrix_multiply)(int64_t rounds) = nullptr;
+
   void (*split_pairs)(const float* raw, int64_t n, float* gate, float* up);
   void (*clamped_swiglu)(const float* gate, const float* up, float limit, float* y, int64_t n);
   void (*weighted_sum)(const float* h, const float* weights, int64_t top_k, int64_t width, const float* shared,
@@ -161,3 +170,10 @@ extern const IsaKernels kAvx2, kAvx512;
 #endif
 
 }  // namespace pinion::cpu
+constexpr int64_t terms_stride(int64_t k) {  // bf16 numbers of a row's terms: columns by 32, three terms
+  return (k + 31) / 32 * 96;
+}
+constexpr int64_t matrix_scratch(const LinearTile& tile) {  // sums, and what the epilogue takes at a time
+  return tile.panel * tile.m_block + (2 * kMatrixRows + 2) * 2 * kMatrixRows;
+}
+IsaKernels with_amx(IsaKernels isa);  // an AVX-512 table, with the matrix units' functions

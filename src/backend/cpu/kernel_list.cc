@@ -1,11 +1,24 @@
 #include "backend/cpu/kernel_list.h"
 
+#include <vector>
+
 namespace pinion::cpu {
+namespace {
+
+std::vector<Kernel> all_linear_kernels() {
+  std::vector<Kernel> all;
+  for (const auto list : {linear_kernels(), linear_matrix_kernels()}) all.insert(all.end(), list.begin(), list.end());
+  return all;
+}
+
+}  // namespace
 
 std::span<const Kernel> kernels(OpKind kind) {
   switch (kind) {
-    case OpKind::linear:
-      return linear_kernels();
+    case OpKind::linear: {
+      static const std::vector<Kernel> all = all_linear_kernels();
+      return all;
+    }
     case OpKind::attention:
       return attention_kernels();
     case OpKind::moe_route:

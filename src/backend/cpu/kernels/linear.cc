@@ -5,11 +5,10 @@
 
 #include "backend/cpu/cpu_stream.h"
 #include "backend/cpu/kernel_list.h"
+#include "backend/cpu/kernels/linear.h"
 
 namespace pinion::cpu {
-namespace {
-
-LinearTask task_of(const LaunchArgs& args) {
+LinearTask linear_task(const LaunchArgs& args) {
   const auto& op = std::get<Linear>(*args.op);
   LinearTask task{.weight = {args.weights[0].data, args.weights[0].dtype},
                   .out = op.out,
@@ -22,18 +21,43 @@ LinearTask task_of(const LaunchArgs& args) {
   return task;
 }
 
+double linear_us(const Call& call, const DeviceInfo& info, double memory_share, double flop_share) {
+  const auto& op = std::get<Linear>(*call.op);
+  const DType type = call.weights.empty() ? DType::f32 : call.weights[0].dtype;
+  const double weight_bytes = static_cast<double>(op.in) * op.out * bit_size(type) / 8;
+  const double bytes = weight_bytes + 4.0 * call.rows * (op.in + op.output_width());
+  const double flops = 2.0 * call.rows * op.in * op.out;
+  return 2 + std::max(bytes / (info.read_gbps * memory_share), flops / (info.f32_gflops * flop_share)) * 1e-3;
+}
+
+int64_t rows_per_range(const LinearTask& task, int64_t panel, int threads) {
+  const int64_t row_bytes = task.k * bit_size(task.weight.dtype) / 8;
+  const int64_t wanted = std::max<int64_t>(1, std::min<int64_t>(8L * threads, task.out * row_bytes / 65536));
+  return ((task.out + wanted - 1) / wanted + panel - 1) / panel * panel;
+}
+
+LinearTile linear_tile_of(const Tuning& tuning, int64_t panel_step, int64_t k, const LinearTile& otherwise) {
+  const auto& v = tuning.value;
+  const auto within = [](int64_t n, int64_t step, int64_t most) { return n > 0 && n <= most && n % step == 0; };
+  if (!within(v[0], panel_step, 1 << 12) || !within(v[2], 1, 1 << 12)) return otherwise;
+  const int64_t all = (k + kSumBlock - 1) / kSumBlock * kSumBlock;
+  return {v[0], within(v[1], kSumBlock, 1 << 16) ? v[1] : all, v[2]};
+}
+
+bool takes_matrix_units(const Call& call, const DeviceInfo& info) {
+  return info.isa == "amx" && !call.weights.empty() && call.weights[0].dtype == DType::bf16;
+}
+
+namespace {
+
 // ---- which numbers a tuning holds ----
 // gemv: {columns fetched ahead}.  gemm: {panel, k_chunk, m_block}; k_chunk 0: all of k. All zero: the defaults.
 
 constexpr int32_t kDistance = 512;
 constexpr int64_t kPackRows = 1056;  // rows of x packed at a time, for each of which weights are converted once
 
-// A tuning comes from an engine's file: numbers that no kernel proposes give the default.
 LinearTile tile_of(const Tuning& tuning, int64_t rows, int64_t k) {
-  const auto& v = tuning.value;
-  const auto within = [](int64_t n, int64_t step, int64_t most) { return n > 0 && n <= most && n % step == 0; };
-  if (!within(v[0], kMaxTileRows, 1 << 12) || !within(v[2], 1, 1 << 12)) return linear_tile(rows, k);
-  return {v[0], within(v[1], kSumBlock, 1 << 16) ? v[1] : linear_tile(1, k).k_chunk, v[2]};
+  return linear_tile_of(tuning, kMaxTileRows, k, linear_tile(rows, k));
 }
 
 std::vector<Tuning> gemv_tunings(const Call&, const DeviceInfo&) {
@@ -45,30 +69,20 @@ std::vector<Tuning> gemm_tunings(const Call& call, const DeviceInfo&) {
   return {{{144, 512, 264}}, {{144, 512, 512}}, {{240, 256, 264}}, {{96, 256, 128}}};
 }
 
-// ---- the estimate: the slower of memory and arithmetic ----
-
-double estimate(const Call& call, const DeviceInfo& info, double memory_share, double flop_share) {
-  const auto& op = std::get<Linear>(*call.op);
-  const DType type = call.weights.empty() ? DType::f32 : call.weights[0].dtype;
-  const double weight_bytes = static_cast<double>(op.in) * op.out * bit_size(type) / 8;
-  const double bytes = weight_bytes + 4.0 * call.rows * (op.in + op.output_width());
-  const double flops = 2.0 * call.rows * op.in * op.out;
-  return 2 + std::max(bytes / (info.read_gbps * memory_share), flops / (info.f32_gflops * flop_share)) * 1e-3;
+std::string why_not(const Call& call, const DeviceInfo& info) {
+  if (takes_matrix_units(call, info)) return "leaves bf16 weights to the matrix units";
+  return why_not_floats(call);
 }
-
-std::string gemv_why_not(const Call& call, const DeviceInfo&) {
+std::string gemv_why_not(const Call& call, const DeviceInfo& info) {
   if (call.rows > kGemvRows) return "takes one row";
-  return why_not_floats(call);
-}
-std::string why_not(const Call& call, const DeviceInfo&) {
-  return why_not_floats(call);
+  return why_not(call, info);
 }
 
 double gemv_us(const Call& call, const Tuning&, const DeviceInfo& info) {
-  return estimate(call, info, 0.95, 0.35);
+  return linear_us(call, info, 0.95, 0.35);
 }
 double gemm_us(const Call& call, const Tuning&, const DeviceInfo& info) {
-  return estimate(call, info, 0.85, 0.75);
+  return linear_us(call, info, 0.85, 0.75);
 }
 
 // Of one thread; then all of x.
@@ -86,16 +100,9 @@ size_t gemm_workspace(const Call& call, const Tuning& tuning, const DeviceInfo& 
 
 // ---- launch ----
 
-// Ranges of at least 64 KiB of weights, and a few per thread, so that a delayed thread does not hold up the others.
-int64_t rows_per_range(const LinearTask& task, int64_t panel, int threads) {
-  const int64_t row_bytes = task.k * bit_size(task.weight.dtype) / 8;
-  const int64_t wanted = std::max<int64_t>(1, std::min<int64_t>(8L * threads, task.out * row_bytes / 65536));
-  return ((task.out + wanted - 1) / wanted + panel - 1) / panel * panel;
-}
-
 void gemv(const LaunchArgs& args, Stream& stream) {
   CpuStream& cpu = cpu_stream(stream);
-  const LinearTask task = task_of(args);
+  const LinearTask task = linear_task(args);
   if (task.m == 0) return;
   check(task.m <= kGemvRows, "cpu.linear.gemv was launched with too many rows");
   const int64_t distance = args.tuning.value[0] > 0 ? args.tuning.value[0] : kDistance;
@@ -107,7 +114,7 @@ void gemv(const LaunchArgs& args, Stream& stream) {
 
 void gemm(const LaunchArgs& args, Stream& stream) {
   CpuStream& cpu = cpu_stream(stream);
-  const LinearTask all = task_of(args);
+  const LinearTask all = linear_task(args);
   const LinearTile tile = tile_of(args.tuning, all.m, all.k);
   const size_t scratch = scratch_floats(tile);
   const int64_t passes = (all.m + kPackRows - 1) / kPackRows, blocks = (all.k + kSumBlock - 1) / kSumBlock;
