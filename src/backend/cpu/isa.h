@@ -59,6 +59,7 @@ inline constexpr int64_t kMaxLanes = 16;                // of any ISA
 inline constexpr int64_t kMaxTileRows = 3 * kMaxLanes;  // weight rows gemm takes at once; ranges start at multiples
 inline constexpr int64_t kMaxKeys = 2 * kMaxLanes;      // keys that attention takes at once
 inline constexpr int64_t kSumBlock = 128;               // columns per partial sum of a linear
+inline constexpr int64_t kMatrixRows = 16;              // rows of x, and of weights, in one matrix tile
 inline constexpr int64_t kGemvRows = 1;                 // rows of x that gemv takes
 
 struct RopeKvTask {
@@ -77,7 +78,6 @@ struct MlaWriteTask {
   const MlaKvWrite* op = nullptr;
   const float *q = nullptr, *latent = nullptr;
   float* y = nullptr;
-inline constexpr int64_t kMatrixRows = 16;              // rows of x, and of weights, in one matrix tile
   FloatArray norm;
   const RopeTable* table = nullptr;
   const KvView* kv = nullptr;
@@ -95,6 +95,14 @@ struct IsaKernels {
   void (*gemm)(const LinearTask&, const LinearTile&, int64_t first, int64_t last, int64_t m_first, int64_t m_last,
                const float* x, float* scratch);
   void (*pack_x)(const float* x, int64_t ldx, int64_t n, int64_t k, float* out);  // n rows, at most kSumBlock columns
+
+  // Linears on matrix units, for bf16 weights; null where the ISA has none. pack_terms writes n <= kMatrixRows rows of
+  // x as three bf16 terms each, n * terms_stride(k) numbers. multiply_terms is gemm over rows that pack_terms left in
+  // blocks of kMatrixRows, from row m_first on, a multiple of kMatrixRows. matrix_multiply: 2^16 * rounds operations.
+  void (*pack_terms)(const float* x, int64_t ldx, int64_t n, int64_t k, uint16_t* out) = nullptr;
+  void (*multiply_terms)(const LinearTask&, const LinearTile&, int64_t first, int64_t last, int64_t m_first,
+                         int64_t m_last, const uint16_t* x, float* scratch) = nullptr;
+  float (*matrix_multiply)(int64_t rounds) = nullptr;
 
   // A block over all its keys; one split of a block into a partial (rows * (2 + head_dim) floats); partials into y.
   void (*attention)(const AttentionTask&, const AttentionBlock&, float* scratch);
@@ -114,14 +122,6 @@ struct IsaKernels {
   void (*embed)(FloatArray weight, int64_t row, int64_t width, float scale, float* y);
 
   // Mixture of experts (generic/moe.h) and latent attention (generic/mla.h).
-  // Linears on matrix units, for bf16 weights; null where the ISA has none. pack_terms writes n <= kMatrixRows rows of
-  // x as three bf16 terms each, n * terms_stride(k) numbers. multiply_terms is gemm over rows that pack_terms left in
-  // blocks of kMatrixRows, from row m_first on, a multiple of kMatrixRows. matrix_multiply: 2^16 * rounds operations.
-  void (*pack_terms)(const float* x, int64_t ldx, int64_t n, int64_t k, uint16_t* out) = nullptr;
-  void (*multiply_terms)(const LinearTask&, const LinearTile&, int64_t first, int64_t last, int64_t m_first,
-                         int64_t m_last, const uint16_t* x, float* scratch) = nullptr;
-  float (*matrix_multiply)(int64_t rounds) = nullptr;
-
   void (*split_pairs)(const float* raw, int64_t n, float* gate, float* up);
   void (*clamped_swiglu)(const float* gate, const float* up, float limit, float* y, int64_t n);
   void (*weighted_sum)(const float* h, const float* weights, int64_t top_k, int64_t width, const float* shared,
@@ -150,6 +150,12 @@ constexpr LinearTile linear_tile(int64_t rows, int64_t k) {
 constexpr int64_t gemm_scratch(const LinearTile& tile) {
   return kMaxTileRows * kSumBlock + tile.m_block * tile.panel + 2 * kMaxLanes;  // the epilogue reads whole vectors
 }
+constexpr int64_t terms_stride(int64_t k) {  // bf16 numbers of a row's terms: columns by 32, three terms
+  return (k + 31) / 32 * 96;
+}
+constexpr int64_t matrix_scratch(const LinearTile& tile) {  // sums, and what the epilogue takes at a time
+  return tile.panel * tile.m_block + (2 * kMatrixRows + 2) * 2 * kMatrixRows;
+}
 constexpr int64_t attention_width(int64_t head_dim) {  // of a row of weighted values
   return (head_dim + kMaxKeys - 1) / kMaxKeys * kMaxKeys;
 }
@@ -167,13 +173,7 @@ const IsaKernels* find_isa(std::string_view name);    // null: unknown, or this 
 extern const IsaKernels kScalar;
 #if defined(__x86_64__)
 extern const IsaKernels kAvx2, kAvx512;
+IsaKernels with_amx(IsaKernels isa);  // an AVX-512 table, with the matrix units' functions
 #endif
 
 }  // namespace pinion::cpu
-constexpr int64_t terms_stride(int64_t k) {  // bf16 numbers of a row's terms: columns by 32, three terms
-  return (k + 31) / 32 * 96;
-}
-constexpr int64_t matrix_scratch(const LinearTile& tile) {  // sums, and what the epilogue takes at a time
-  return tile.panel * tile.m_block + (2 * kMatrixRows + 2) * 2 * kMatrixRows;
-}
-IsaKernels with_amx(IsaKernels isa);  // an AVX-512 table, with the matrix units' functions
