@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <limits>
 
 #include "tensor/convert.h"
@@ -21,7 +22,8 @@ bool matches(const OpCase& c, DType type) {
   for (const WeightSpec& w : c.weights) {
     if (w.rows > 1 && w.dtype != type) return false;
   }
-  const bool cached = std::holds_alternative<Attention>(c.op) || std::holds_alternative<RopeKvWrite>(c.op);
+  const bool cached = std::holds_alternative<Attention>(c.op) || std::holds_alternative<RopeKvWrite>(c.op) ||
+                      std::holds_alternative<MlaAttention>(c.op) || std::holds_alternative<MlaKvWrite>(c.op);
   return !cached || c.kv_dtype == type;
 }
 
@@ -29,9 +31,15 @@ bool matches(const OpCase& c, DType type) {
 
 std::vector<ValueTypes> value_types(const OpCase& c) {
   std::vector<ValueTypes> list{{}};
+  // A router's logits and weights are f32 in every graph.
+  if (std::holds_alternative<MoeRoute>(c.op)) list[0].out[0] = DType::i32;
+  if (std::holds_alternative<MoeLinear>(c.op)) list[0].in[1] = DType::i32;
+  if (std::holds_alternative<MoeRoute>(c.op)) return list;
   for (DType t : {DType::bf16, DType::f16}) {
     if (!matches(c, t)) continue;
     list.push_back(uniform(t));
+    if (std::holds_alternative<MoeLinear>(c.op)) list.back().in[1] = DType::i32;
+    if (std::holds_alternative<MoeCombine>(c.op)) list.back().in[1] = DType::f32;
     ValueTypes seam = uniform(t);
     if (std::holds_alternative<AddRmsNorm>(c.op)) {  // residual stream, branch -> residual stream, branch
       seam.in[0] = seam.out[0] = DType::f32;
@@ -90,7 +98,11 @@ DeviceProblem::DeviceProblem(OpProblem& problem, Device& device, Stream& stream,
     const int64_t n = rows * problem.input_widths_[i];
     std::vector<std::byte> narrow(n * byte_size(types.in[i]));
     const auto* x = reinterpret_cast<const float*>(problem.input_data_[i].data());
-    for (int64_t k = 0; k < n; ++k) store_f32(narrow.data(), types.in[i], k, x[k]);
+    if (types.in[i] == DType::i32) {
+      std::memcpy(narrow.data(), x, narrow.size());
+    } else {
+      for (int64_t k = 0; k < n; ++k) store_f32(narrow.data(), types.in[i], k, x[k]);
+    }
     in_.push_back({upload(narrow.data(), narrow.size()), types.in[i], {rows, problem.input_widths_[i]}});
     stream.synchronize();  // `narrow` ends here
   }
@@ -143,7 +155,10 @@ OpProblem::Outcome DeviceProblem::run(const Kernel& kernel, const Tuning& tuning
     stream_.copy_to_host(raw.data(), v.data, raw.size());
     stream_.synchronize();
     auto& wide = outcome.out.emplace_back(v.shape.elements());
-    for (size_t i = 0; i < wide.size(); ++i) wide[i] = load_f32(raw.data(), v.dtype, i);
+    for (size_t i = 0; i < wide.size(); ++i) {
+      wide[i] = v.dtype == DType::i32 ? static_cast<float>(reinterpret_cast<const int32_t*>(raw.data())[i])
+                                      : load_f32(raw.data(), v.dtype, i);
+    }
   }
   stream_.synchronize();
   return outcome;

@@ -208,6 +208,14 @@ std::vector<OpCase> moe_linear_cases(CaseSet set) {
     }
   }
   add(DType::bf16, 300, {.experts = 2, .top_k = 1, .in = 1100, .out = 130, .epilogue = ExpertEpilogue::gated});
+  for (DType type : {DType::bf16, DType::f16}) {  // k in whole units of the streaming kernels, and not
+    for (int32_t rows : {1, 5, 16}) {
+      MoeLinear op{.experts = 12, .top_k = 3, .in = 288, .out = 52, .bias = true, .epilogue = ExpertEpilogue::gated};
+      add(type, rows, op);
+      op = {.experts = 3, .top_k = 2, .in = 2176, .out = 40, .first_expert = 1, .per_slot = true};
+      add(type, rows, op);
+    }
+  }
   return cases;
 }
 
@@ -257,6 +265,10 @@ std::vector<OpCase> mla_attention_cases(CaseSet set) {
   }
   cases.push_back(mla(DType::f32, DType::bf16, {{1, 2300}}, small, 64));  // splits
   cases.push_back(mla(DType::bf16, DType::f32, {{130, 1100}, {1, 1025}}, odd, 32));
+  // The latents of DeepSeek-V2 and V3: 576 columns; heads that fill a tile of rows, and that do not.
+  const MlaAttention published{.heads = 3, .nope = 128, .rope = 64, .rank = 512, .v = 128, .scale = 0.02f};
+  cases.push_back(mla(DType::bf16, DType::bf16, {{1, 150}, {40, 75}, {1, 1}}, published, 64));
+  cases.push_back(mla(DType::f16, DType::f16, {{1, 100}, {1, 70}}, published, 16));
   return cases;
 }
 

@@ -202,6 +202,7 @@ void OpProblem::bind() {
 
 void OpProblem::round_inputs(const ValueTypes& types) {
   for (size_t i = 0; i < input_data_.size(); ++i) {
+    if (types.in[i] == DType::i32) continue;
     auto* x = reinterpret_cast<float*>(input_data_[i].data());
     for (size_t k = 0; k < input_data_[i].size() / sizeof(float); ++k) {
       alignas(float) std::byte narrow[sizeof(float)];

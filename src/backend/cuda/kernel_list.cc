@@ -8,8 +8,8 @@ namespace pinion::cuda {
 std::span<const Kernel> kernels(OpKind kind) {
   static const auto by_op = [] {
     std::array<std::vector<Kernel>, kOpKinds> lists;
-    for (const auto list :
-         {row_kernels(), norm_kernels(), rope_kernels(), linear_kernels(), attention_kernels(), reference_kernels()}) {
+    for (const auto list : {row_kernels(), norm_kernels(), rope_kernels(), linear_kernels(), attention_kernels(),
+                            moe_kernels(), mla_kernels(), reference_kernels()}) {
       for (const Kernel& k : list) lists[static_cast<size_t>(k.op)].push_back(k);
     }
     return lists;

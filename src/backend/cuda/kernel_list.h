@@ -18,6 +18,8 @@ std::span<const Kernel> norm_kernels();       // rms_norm, add_rms_norm
 std::span<const Kernel> rope_kernels();       // rope, rope_kv_write
 std::span<const Kernel> linear_kernels();     // linear: by number of rows, then any GPU, then any shape
 std::span<const Kernel> attention_kernels();  // attention: reading the cache once; any GPU, every feature
+std::span<const Kernel> moe_kernels();        // moe_route, moe_linear, moe_combine
+std::span<const Kernel> mla_kernels();        // mla_kv_write, mla_attention
 std::span<const Kernel> reference_kernels();  // linear, attention: any shape, slow
 
 }  // namespace pinion::cuda
