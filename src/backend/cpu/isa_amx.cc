@@ -62,6 +62,11 @@ struct Shape {
   bool operator==(const Shape&) const = default;
 };
 
+// The intrinsics are statements whose memory the compiler does not see: what was written must be there.
+inline void written() {
+  asm volatile("" ::: "memory");
+}
+
 inline void configure(const Shape& shape) {
   struct alignas(64) {
     uint8_t palette = 1, start = 0, reserved[14] = {};
@@ -77,6 +82,7 @@ inline void configure(const Shape& shape) {
     set(6 + i, kColumns / 2, 4 * shape.n[i]);
     for (int j = 0; j < 2; ++j) set(i + 2 * j, shape.rows[i], 4 * shape.n[j]);
   }
+  written();
   _tile_loadconfig(&config);
 }
 
@@ -114,11 +120,6 @@ inline void multiply_any(const WeightTiles& w, const uint16_t* x, const uint16_t
   if (halves) return multiply_steps<true, false>(w, x, x1, shape, steps);
   if (blocks) return multiply_steps<false, true>(w, x, x1, shape, steps);
   multiply_steps<false, false>(w, x, x1, shape, steps);
-}
-
-// The intrinsics are statements whose memory the compiler does not see: what was written must be there.
-inline void written() {
-  asm volatile("" ::: "memory");
 }
 
 inline void load_sums(const float* sums, const Shape& shape) {
