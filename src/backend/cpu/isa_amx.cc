@@ -47,6 +47,10 @@ inline void pack_terms(const float* x, int64_t ldx, int64_t n, int64_t k, uint16
       }
     }
     for (int t = 0; t < kTerms; ++t) {
+      if (n == 1) {
+        F32::store(reinterpret_cast<float*>(out), words[t][0]), out += kColumns;
+        continue;
+      }
       transpose(words[t]);
       for (int p = 0; p < kRows; ++p, out += 2 * n) {
         F32::store_partial(reinterpret_cast<float*>(out), words[t][p], static_cast<int>(n));
@@ -86,16 +90,25 @@ inline void configure(const Shape& shape) {
   _tile_loadconfig(&config);
 }
 
-// Where weight tiles lie: the two halves, rows ld bytes apart.
+// Where weight tiles lie: the two halves, rows ld bytes apart. fetch: the row's length where each step fetches what
+// comes kAhead columns later, past the end of the rows from those that follow; 0 where the hardware's own fetching is
+// best.
 struct WeightTiles {
   const uint16_t *low, *high;
-  int64_t ld;
+  int64_t ld, fetch = 0;
 };
+constexpr int64_t kAhead = 256;
 
 template <bool kTwoHalves, bool kTwoBlocks>
 inline void multiply_steps(WeightTiles w, const uint16_t* x, const uint16_t* x1, const Shape& shape, int64_t steps) {
   const int64_t n = 2 * shape.n[0], n1 = 2 * shape.n[1];  // bf16 numbers of a pair of columns
   for (int64_t s = 0; s < steps; ++s, w.low += kColumns, w.high += kColumns) {
+    if constexpr (kTwoHalves && !kTwoBlocks) {
+      if (w.fetch > 0) {
+        const uint16_t* to = w.low + kAhead + (s * kColumns + kAhead < w.fetch ? 0 : (kPanel - 1) * w.fetch);
+        for (int r = 0; r < kPanel; ++r) __builtin_prefetch(to + r * (w.ld / 2), 0, 2);
+      }
+    }
     _tile_loadd(4, w.low, w.ld);
     if constexpr (kTwoHalves) _tile_loadd(5, w.high, w.ld);
     for (int t = 0; t < kTerms; ++t) {
@@ -169,7 +182,7 @@ inline void add_columns(const LinearTask& task, int64_t row, int64_t k0, int64_t
   const auto* high = w + (shape.rows[1] > 0 ? kRows * task.k : 0);
   x += at * shape.n[0], x1 += at * shape.n[1];
   load_sums(k0 == 0 ? nullptr : sums, shape);
-  multiply_any({w, high, 2 * task.k}, x, x1, shape, steps);
+  multiply_any({w, high, 2 * task.k, k1 - k0 == task.k && shape.n[0] <= 8 ? task.k : 0}, x, x1, shape, steps);
   if (rest > 0) {  // what lies past a row's end may be anything, and NaN times a zero term is no zero
     alignas(64) uint16_t tail[2][kRows][kColumns] = {};
     for (int i = 0; i < 2; ++i) {
@@ -195,8 +208,8 @@ inline void multiply_terms(const LinearTask& task, const LinearTile& tile, int64
     const int64_t end = least(last, panel + tile.panel);
     for (int64_t k0 = 0; k0 < task.k; k0 += tile.k_chunk) {
       const int64_t k1 = least(task.k, k0 + tile.k_chunk);
-      for (int64_t row = panel; row < end; row += kPanel) {
-        for (int64_t pair = 0; pair < pairs; ++pair) {
+      for (int64_t pair = 0; pair < pairs; ++pair) {
+        for (int64_t row = panel; row < end; row += kPanel) {
           const int64_t m = m_first + pair * kPanel;
           const auto part = [](int64_t n) { return static_cast<int>(n < 0 ? 0 : least(n, kRows)); };
           const Shape shape{{part(end - row), part(end - row - kRows)}, {part(m_last - m), part(m_last - m - kRows)}};

@@ -13,8 +13,8 @@ namespace {
 constexpr int64_t kPanel = 2 * kMatrixRows;
 constexpr int64_t kPackRows = 2048;  // rows of x packed at a time
 
-// Up to two tiles of rows: weights are read once, row by row. More: 32 weight rows by 512 columns stay in L1 while a
-// chunk of x passes from L2.
+// Up to two tiles of rows: weights are read once, row by row. More: a chunk of the terms of all rows stays in L2, from
+// where 32 rows' pass by the weights of a panel.
 LinearTile default_tile(int64_t rows, int64_t k) {
   if (rows <= kPanel)
     return {.panel = kPanel, .k_chunk = (k + kSumBlock - 1) / kSumBlock * kSumBlock, .m_block = kPanel};
@@ -34,8 +34,8 @@ std::string why_not(const Call& call, const DeviceInfo& info) {
 }
 
 std::vector<Tuning> tunings(const Call& call, const DeviceInfo&) {
-  if (call.rows <= kPanel) return {{{32, 0, 32}}, {{64, 1024, 32}}};
-  return {{{128, 512, 256}}, {{128, 1024, 128}}};
+  if (call.rows <= kPanel) return {{{32, 0, 32}}, {{64, 0, 32}}};
+  return {{{128, 512, 256}}, {{256, 128, 256}}};
 }
 
 double estimate_us(const Call& call, const Tuning&, const DeviceInfo& info) {
