@@ -69,10 +69,10 @@ double estimate(const Call& call, const DeviceInfo& info, double read_fraction, 
                   flops / (info.threads * kMatrixFlopsPerSm * matrix_fraction) * 1e6);
 }
 double estimate_stream(const Call& call, const Tuning&, const DeviceInfo& info) {
-  return 3 + estimate(call, info, 0.85, 0.2);
+  return 3 + estimate(call, info, 0.9, 0.2);
 }
 double estimate_grouped(const Call& call, const Tuning&, const DeviceInfo& info) {
-  return 8 + estimate(call, info, 0.7, 0.4);  // three kernels
+  return 8 + estimate(call, info, 0.88, 0.4);  // three kernels
 }
 double estimate_plain(const Call& call, const Tuning&, const DeviceInfo& info) {
   return 10 + estimate(call, info, 0.2, 0.02);  // CUDA cores

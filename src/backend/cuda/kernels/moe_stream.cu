@@ -1,8 +1,7 @@
 // Grouped linear for a few tokens: the memory bus is the floor, and what is read is the weights of the experts that the
 // slots name, each once for every eight slots. A block first lists those experts and their slots; then groups of its
-// warps walk tiles of 16 rows of one expert. The warps of a group split K, each with a ring of bulk copies that runs on
-// across tiles. Half an SM's memory is enough for the ring, so that the next kernel's blocks are there when this one's
-// end.
+// warps walk tiles of 16 rows of one expert. The warps of a group split K, each with a ring of asynchronous copies that
+// runs on across tiles. (Bulk copies of a row's 256 bytes were measured slower here: their rate an SM is the limit.)
 //
 // As in linear_stream.cu, lane (g, t) reads the 16 bytes at k = 32 i + 8 t of rows g and g + 8, and of slot g, and
 // calls them the fragments of two mma.sync steps. x comes from global memory, a unit ahead.
@@ -10,19 +9,20 @@
 
 #include "backend/cuda/kernels/moe.h"
 #include "backend/cuda/launch.h"
-#include "backend/cuda/ptx/bulk_copy.h"
+#include "backend/cuda/ptx/copy_async.h"
 #include "backend/cuda/ptx/dependency.h"
-#include "backend/cuda/ptx/mbarrier.h"
 #include "backend/cuda/ptx/mma_sync.h"
 
 namespace pinion::cuda {
 namespace {
 
-constexpr int kTileRows = 16, kTileSlots = 8, kMaxWarps = 8;
+constexpr int kTileRows = 16, kTileSlots = 8, kMaxWarps = 16;
 constexpr int kMaxSlots = 256, kMaxTokens = 16;
 constexpr int kSumPitch = 20;  // floats from one slot's 16 sums to the next: writes and reads meet no bank twice
 constexpr int kSums = kTileSlots * kSumPitch;
-constexpr size_t kSharedBytes = 110 * 1024;
+// A warp takes more of K than sixteen of them need to cover it: several tiles are then under way in a block.
+constexpr int kWarpUnits = 4;
+constexpr int kStages = 3;  // of a warp's ring
 constexpr int kUnitK = 128, kSteps = kUnitK / 32, kUnitPitch = kUnitK * 2, kUnitBytes = 16 * kUnitPitch + 128;
 
 struct StreamParams {
@@ -34,14 +34,13 @@ struct StreamParams {
   bool per_slot = false;
   int32_t tiles = 0;                   // of 16 rows, of an expert
   int32_t group_warps = 1, units = 1;  // warps that split K, and what each of them takes of it
-  int32_t stages = 0;                  // of a warp's ring
 };
 
 // A unit is 16 rows x 128 k, even rows one after another, odd rows after them and half a bank line aside.
-[[maybe_unused]] __device__ inline int unit_row(int row) {
+__device__ inline int unit_row(int row) {
   return (row >> 1) * kUnitPitch + (row & 1) * (8 * kUnitPitch + 64);
 }
-[[maybe_unused]] __device__ inline void group_sync(int group, int threads) {
+__device__ inline void group_sync(int group, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(group + 1), "r"(threads) : "memory");
 }
 
@@ -58,7 +57,7 @@ struct Lists {
 };
 
 // Every block makes the same lists: a rank sort, a thread per slot.
-[[maybe_unused]] __device__ inline void make_lists(const StreamParams& p, Lists& lists) {
+__device__ inline void make_lists(const StreamParams& p, Lists& lists) {
   for (int i = threadIdx.x; i < p.slots; i += blockDim.x) {
     const int32_t e = p.ids[i] - p.first_expert;
     lists.ids[i] = e >= 0 && e < p.experts ? e : INT32_MAX;
@@ -114,21 +113,14 @@ struct Item {
 template <class T>
 __global__ void __launch_bounds__(kMaxWarps * 32, 1)
     expert_linear_stream_kernel(const __grid_constant__ StreamParams p) {
-#if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
   __shared__ Lists lists;
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   const int groups = warps / p.group_warps, group = warp / p.group_warps, part = warp % p.group_warps;
   const int worker = group * gridDim.x + blockIdx.x, workers = gridDim.x * groups;  // neighbours on other SMs
-  uint8_t* ring = shared + warp * p.stages * kUnitBytes;
-  float* sums = reinterpret_cast<float*>(shared + warps * p.stages * kUnitBytes);  // [2][warps][kTileSlots][kSumPitch]
+  uint8_t* ring = shared + warp * kStages * kUnitBytes;
+  float* sums = reinterpret_cast<float*>(shared + warps * kStages * kUnitBytes);  // [2][warps][kTileSlots][kSumPitch]
   const uint32_t ring_at = ptx::shared_address(ring);
-  const uint32_t full = ptx::shared_address(sums + 2 * warps * kSums) + 8 * warp * p.stages;
-  if (lane == 0) {
-    for (int i = 0; i < p.stages; ++i) ptx::barrier_init(full + 8 * i, 1);
-    ptx::barrier_init_fence();
-  }
-  __syncwarp();
   ptx::launch_dependents();
   ptx::wait_dependencies();
   make_lists(p, lists);
@@ -145,19 +137,24 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1)
   next.advance(worker, p.tiles);
   Item item = next, ahead = next;
   int next_unit = 0, ahead_unit = 0;
-  const auto request = [&](int stage) {
-    const int k = k_first + next_unit * kUnitK, bytes = min(kUnitK, p.in - k) * 2;
-    if (lane == 0) ptx::barrier_expect(full + 8 * stage, kTileRows * bytes);
-    __syncwarp();
-    if (lane < kTileRows) {
-      const int row = min(next.tile * kTileRows + lane, p.output.out - 1);
-      const int64_t at = (int64_t{lists.entries[next.entry].expert} * p.output.out + row) * p.in + k;
-      ptx::bulk_copy(ring_at + stage * kUnitBytes + unit_row(lane), static_cast<const T*>(p.weight) + at, bytes,
-                     full + 8 * stage, ptx::CacheHint::evict_first);
+  int asked = 0;              // units
+  const auto request = [&] {  // always closes a group of copies, so that one is there to wait for
+    if (asked < steps) {
+      const int k = k_first + next_unit * kUnitK + lane % 16 * 8, first = next.tile * kTileRows + lane / 16;
+      const T* from = static_cast<const T*>(p.weight) +
+                      static_cast<int64_t>(lists.entries[next.entry].expert) * p.output.out * p.in + k;
+      const uint32_t to = ring_at + asked % kStages * kUnitBytes + lane % 16 * 16;
+#pragma unroll
+      for (int i = 0; i < kTileRows; i += 2) {
+        const int row = min(first + i, p.output.out - 1);
+        ptx::copy_async_16(to + unit_row(i + lane / 16), from + static_cast<int64_t>(row) * p.in, k < p.in ? 16 : 0);
+      }
+      if (++next_unit == units) next_unit = 0, next.advance(workers, p.tiles);
     }
-    if (++next_unit == units) next_unit = 0, next.advance(workers, p.tiles);
+    ++asked;
+    ptx::copy_async_commit();
   };
-  for (int i = 0; i < min(p.stages, steps); ++i) request(i);
+  for (int i = 0; i + 1 < kStages; ++i) request();
 
   // x of one unit, for lane (g, t): slot g of the entry.
   const auto load_x = [&](uint4(&x)[kSteps]) {
@@ -166,15 +163,15 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1)
     const T* from = static_cast<const T*>(p.x) + int64_t{p.per_slot ? max(slot, 0) : max(slot, 0) / p.top_k} * p.in;
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
-      x[i] = slot >= 0 && k + 32 * i < p.in ? *reinterpret_cast<const uint4*>(from + k + 32 * i + 8 * t) : uint4{};
+      x[i] =
+          slot >= 0 && k + 32 * i + 8 * t < p.in ? *reinterpret_cast<const uint4*>(from + k + 32 * i + 8 * t) : uint4{};
     }
     if (++ahead_unit == units) ahead_unit = 0, ahead.advance(workers, p.tiles);
   };
   uint4 x_next[kSteps] = {};
   if (steps > 0) load_x(x_next);
 
-  int stage = 0, step = 0, slot_of_sums = 0;
-  uint32_t parity = 0;
+  int step = 0, slot_of_sums = 0;
   for (int i_item = worker; i_item < items; i_item += workers, item.advance(workers, p.tiles)) {
     float c[4] = {};
     for (int q = 0; q < units; ++q, ++step) {
@@ -182,19 +179,17 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1)
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) x[i] = x_next[i];
       if (step + 1 < steps) load_x(x_next);
-      ptx::barrier_wait(full + 8 * stage, parity);
-      const uint8_t* w = ring + stage * kUnitBytes + unit_row(g) + 16 * t;
+      ptx::copy_async_wait<kStages - 2>();
+      __syncwarp();  // all lanes' copies of this unit have arrived, and the unit before it has been read
+      request();
+      const uint8_t* w = ring + step % kStages * kUnitBytes + unit_row(g) + 16 * t;
 #pragma unroll
       for (int i = 0; i < kSteps; ++i) {
-        if (k_first + q * kUnitK + 32 * i >= p.in) break;  // what lies there is of an earlier unit
         const uint4 lo = *reinterpret_cast<const uint4*>(w + 64 * i);
         const uint4 hi = *reinterpret_cast<const uint4*>(w + 4 * kUnitPitch + 64 * i);  // row g + 8
         ptx::mma_m16n8k16<T>(c, {lo.x, hi.x, lo.y, hi.y}, x[i].x, x[i].y);
         ptx::mma_m16n8k16<T>(c, {lo.z, hi.z, lo.w, hi.w}, x[i].z, x[i].w);
       }
-      __syncwarp();
-      if (step + p.stages < steps) request(stage);
-      if (++stage == p.stages) stage = 0, parity ^= 1;
     }
     float* to = sums + (slot_of_sums * warps + warp) * kSums + 2 * t * kSumPitch + g;
     to[0] = c[0], to[kSumPitch] = c[1], to[8] = c[2], to[kSumPitch + 8] = c[3];
@@ -214,9 +209,6 @@ __global__ void __launch_bounds__(kMaxWarps * 32, 1)
     }
     slot_of_sums ^= 1;
   }
-#else
-  __trap();  // not listed for such a GPU
-#endif
 }
 
 template <class T>
@@ -233,14 +225,12 @@ void launch_stream(const ExpertLinearProblem& p, Stream& stream) {
                       .per_slot = p.per_slot};
   params.tiles = (p.output.out + kTileRows - 1) / kTileRows;
   const int units = (p.in + kUnitK - 1) / kUnitK;
-  params.units = (units + kMaxWarps - 1) / kMaxWarps;
+  params.units = std::min(units, kWarpUnits * ((units + kMaxWarps - 1) / kMaxWarps));
   params.group_warps = (units + params.units - 1) / params.units;
-  const int warps = kMaxWarps / params.group_warps * params.group_warps;
-  const size_t sums = sizeof(float) * 2 * warps * kSums, stage = warps * (kUnitBytes + sizeof(uint64_t));
-  params.stages = static_cast<int32_t>((kSharedBytes - sums - sizeof(Lists)) / stage);
+  const int warps = std::min(kMaxWarps / params.group_warps, 8) * params.group_warps;
   launch<expert_linear_stream_kernel<T>>({.grid = static_cast<unsigned>(cuda_stream(stream).device().multiprocessors),
                                           .block = static_cast<unsigned>(warps * 32),
-                                          .shared = sums + params.stages * stage},
+                                          .shared = warps * (kStages * kUnitBytes + 2 * kSums * sizeof(float))},
                                          params, stream);
 }
 
@@ -257,7 +247,7 @@ std::string expert_linear_stream_why_not(DType type, int64_t tokens, const MoeLi
   if (tokens > kMaxTokens || tokens * op.top_k > kMaxSlots) {
     return "takes at most " + std::to_string(kMaxTokens) + " tokens and " + std::to_string(kMaxSlots) + " slots";
   }
-  if (op.in % 32 != 0) return "needs `in` to be a multiple of 32";
+  if (op.in % 8 != 0) return "needs `in` to be a multiple of 8";
   return {};
 }
 
