@@ -146,7 +146,7 @@ TEST(ChatTemplate, ClockIsTheCallers) {
   EXPECT_EQ(rendered("{{ strftime_now('%Y-%m-%d %H:%M') }}"), "2024-07-26 12:00");
 }
 
-#ifdef __SANITIZE_ADDRESS__
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 constexpr size_t kStack = size_t{2} << 20;  // the sanitizer's frames are several times larger
 #else
 constexpr size_t kStack = 256 * 1024;
