@@ -219,22 +219,33 @@ void EngineExecutor::launch_all() {
                           program.steps[i].tuning},
                          *stream_);
     }
-    if (observer_) show(i, {out.data(), n.out.size()});
+    if (observer_ || editor_) show(i, {out.data(), n.out.size()});
   }
 }
 
-// The observer reads on the host.
+// Observer and editor work on the host.
 void EngineExecutor::show(size_t node, std::span<TensorView> outputs) {
   stream_->synchronize();
-  if (device_.host_visible()) return observer_(node, outputs);
+  const auto call = [&] {
+    if (observer_) observer_(node, outputs);
+    return editor_ && editor_(node, outputs);
+  };
+  if (device_.host_visible()) {
+    (void)call();
+    return;
+  }
   std::vector<std::vector<std::byte>> copies;
+  std::vector<void*> on_device;
   for (TensorView& v : outputs) {
+    on_device.push_back(v.data);
     auto& copy = copies.emplace_back(v.bytes());
     stream_->copy_to_host(copy.data(), v.data, copy.size());
     v.data = copy.data();
   }
   stream_->synchronize();
-  observer_(node, outputs);
+  if (!call()) return;
+  for (size_t i = 0; i < outputs.size(); ++i) stream_->copy_to_device(on_device[i], copies[i].data(), copies[i].size());
+  stream_->synchronize();
 }
 
 size_t EngineExecutor::run(const Batch& batch) {

@@ -27,6 +27,9 @@ MemoryPlan plan_load(const Engine& engine, const Backend& backend, const DeviceI
 
 // Called after each node with its outputs (`pinion diff`): the scope, and the values as the device holds them.
 using NodeObserver = std::function<void(size_t node, std::span<const TensorView> outputs)>;
+// Called after each node, and may write other values into its outputs, which then replace the device's; whether it did.
+// For checks that hold one choice fixed while they compare what follows from it.
+using NodeEditor = std::function<bool(size_t node, std::span<const TensorView> outputs)>;
 
 class EngineExecutor : public Executor {
  public:
@@ -48,6 +51,7 @@ class EngineExecutor : public Executor {
 
   const MemoryPlan& memory() const { return memory_; }
   void observe(NodeObserver observer) { observer_ = std::move(observer); }
+  void edit(NodeEditor editor) { editor_ = std::move(editor); }
 
  private:
   EngineExecutor(const Engine& engine, const Backend& backend, Device& device);
@@ -80,6 +84,7 @@ class EngineExecutor : public Executor {
   std::vector<std::byte*> slot_base_;
   size_t page_bytes_ = 0;
   NodeObserver observer_;
+  NodeEditor editor_;
   SamplingDevice* sampling_ = nullptr;                     // null: tokens are chosen on the host
   std::unique_ptr<Buffer> sampling_rows_, sampling_host_;  // RowSampling and tokens of max_outputs rows
   std::unique_ptr<StepData> step_;

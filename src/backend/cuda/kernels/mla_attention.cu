@@ -19,6 +19,7 @@ namespace pinion::cuda {
 namespace {
 
 constexpr int kWarps = 8, kThreads = kWarps * 32, kKeys = 64, kMostSplits = 64;
+constexpr int64_t kFewTokens = 32;    // up to which W_UV goes by the kernel for a few tokens
 constexpr int64_t kMostRows = 32768;  // of one pass: what the workspace is made for
 
 struct AttendParams {
@@ -411,7 +412,7 @@ void mla_attention_absorbed(const LaunchArgs& args, bool split, Stream& stream) 
       bf16 ? attend<__nv_bfloat16, 576, 512>(p, batch, split, stream)
            : attend<__half, 576, 512>(p, batch, split, stream);
     }
-    mla_project(args, latents, first, tokens, split && tokens <= 4, stream);
+    mla_project(args, latents, first, tokens, split && tokens <= kFewTokens, stream);
   }
 }
 

@@ -104,30 +104,57 @@ __global__ void __launch_bounds__(kThreads) mla_absorb_kernel(const __grid_const
 
 // ---- project: y[t, h] = W_UV_h o[t, h] ----
 
-// A warp per kWarpRows rows of W_UV for all tokens in turn: a few tokens, whose latents stay in L1.
-constexpr int kWarpRows = 4;
+template <class T>
+__device__ inline float2 unpack(uint32_t pair) {
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000u)};
+  } else {
+    return __half22float2(*reinterpret_cast<const __half2*>(&pair));
+  }
+}
+
+// A warp keeps kWarpRows rows of W_UV in registers, asked for before the kernels before it end, for all tokens in turn.
+// For a few tokens, whose latents stay in L1.
+constexpr int kWarpRows = 4, kVectors = 2;  // 16-byte vectors of a row a lane: rank <= 512
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) mla_project_few_kernel(const __grid_constant__ ProjectParams p) {
   const int lane = threadIdx.x % 32, groups = (p.v + kWarpRows - 1) / kWarpRows;
-  const int unit = blockIdx.x * kWarps + threadIdx.x / 32, head = unit / groups, row = unit % groups * kWarpRows;
-  ptx::launch_dependents();
-  ptx::wait_dependencies();
-  if (head >= p.heads) return;
+  const int unit = blockIdx.x * kWarps + threadIdx.x / 32, head = min(unit / groups, p.heads - 1);
+  const int row = unit % groups * kWarpRows;
   const T* w = static_cast<const T*>(p.weight) + (int64_t{head} * (p.nope + p.v) + p.nope) * p.rank;
   constexpr DType kType = std::is_same_v<T, __nv_bfloat16> ? DType::bf16 : DType::f16;
+  uint4 weight[kWarpRows][kVectors];
+#pragma unroll
+  for (int r = 0; r < kWarpRows; ++r) {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const int k = lane * 8 + 256 * i;
+      weight[r][i] = k < p.rank
+                         ? *reinterpret_cast<const uint4*>(w + static_cast<int64_t>(min(row + r, p.v - 1)) * p.rank + k)
+                         : uint4{};
+    }
+  }
+  ptx::launch_dependents();
+  ptx::wait_dependencies();
+  if (unit >= p.heads * groups) return;
   for (int token = 0; token < p.tokens; ++token) {
     const int64_t at = int64_t{token} * p.heads + head;
     float sum[kWarpRows] = {};
-    for (int k = lane * 8; k < p.rank; k += 256) {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const int k = lane * 8 + 256 * i;
+      if (k >= p.rank) break;
       float x[8];
       load<8>(ConstValues{p.x, kType}, at * p.rank + k, x);
 #pragma unroll
       for (int r = 0; r < kWarpRows; ++r) {
-        float v[8];
-        load<8>(ConstValues{w, kType}, static_cast<int64_t>(min(row + r, p.v - 1)) * p.rank + k, v);
+        const uint32_t pairs[4] = {weight[r][i].x, weight[r][i].y, weight[r][i].z, weight[r][i].w};
 #pragma unroll
-        for (int i = 0; i < 8; ++i) sum[r] += x[i] * v[i];
+        for (int n = 0; n < 4; ++n) {
+          const float2 v = unpack<T>(pairs[n]);
+          sum[r] += x[2 * n] * v.x, sum[r] += x[2 * n + 1] * v.y;
+        }
       }
     }
 #pragma unroll

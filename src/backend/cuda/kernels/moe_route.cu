@@ -55,23 +55,35 @@ __device__ inline Best warp_best(Best b) {
   return b;
 }
 
-// Leaves the choices outside the best groups at -infinity.
+// Leaves the choices outside the best groups at -infinity. As many lanes share a group as there are for each.
 __device__ void keep_groups(const RouteParams& p, float* c, float* group) {
   const int32_t lane = threadIdx.x % 32, size = p.experts / p.groups;
-  for (int32_t g = lane; g < p.groups; g += 32) {
+  int32_t parts = 1;
+  while (2 * parts * p.groups <= 32) parts *= 2;
+  for (int32_t g0 = 0; g0 < p.groups; g0 += 32 / parts) {
+    const int32_t g = g0 + lane / parts;
     float first = -INFINITY, second = -INFINITY;
-    for (int32_t i = 0; i < size; ++i) {
-      const float v = c[g * size + (i + lane) % size];  // each lane begins elsewhere: other banks
+    for (int32_t i = lane % parts; g < p.groups && i < size; i += parts) {
+      const float v = c[g * size + (i + lane / parts * parts) % size];  // each group begins elsewhere: other banks
       second = fmaxf(second, fminf(first, v)), first = fmaxf(first, v);
     }
-    group[g] = p.group_score == GroupScore::largest ? first : first + second;
+    for (int32_t d = parts / 2; d > 0; d /= 2) {
+      const float f = __shfl_xor_sync(0xffffffffu, first, d), s = __shfl_xor_sync(0xffffffffu, second, d);
+      second = fmaxf(fminf(first, f), fmaxf(second, s)), first = fmaxf(first, f);
+    }
+    if (lane % parts == 0 && g < p.groups) group[g] = p.group_score == GroupScore::largest ? first : first + second;
   }
   __syncwarp();
-  for (int32_t g = 0; g < p.groups; ++g) {
-    int better = 0;
-    for (int32_t o = lane; o < p.groups; o += 32) better += group[o] > group[g] || (group[o] == group[g] && o < g);
-    if (__reduce_add_sync(0xffffffffu, better) < p.topk_groups) continue;
-    for (int32_t e = g * size + lane; e < (g + 1) * size; e += 32) c[e] = -INFINITY;
+  for (int32_t g0 = 0; g0 < p.groups; g0 += 32) {
+    const int32_t g = g0 + lane;
+    int32_t better = 0;
+    for (int32_t o = 0; g < p.groups && o < p.groups; ++o) {
+      better += group[o] > group[g] || (group[o] == group[g] && o < g);
+    }
+    const unsigned kept = __ballot_sync(0xffffffffu, g < p.groups && better < p.topk_groups);
+    for (int32_t e = g0 * size + lane; e < min((g0 + 32) * size, p.experts); e += 32) {
+      if ((kept >> (e / size - g0) & 1) == 0) c[e] = -INFINITY;
+    }
   }
   __syncwarp();
 }
