@@ -25,13 +25,16 @@ TEST(ModelsTable, EveryFamilyRunsOnTheCpuAndDivides) {
 }
 
 TEST(ModelsTable, IsThePageInTheGuide) {
-  if (backends().size() != 2) GTEST_SKIP() << "the page is that of a build without CUDA";
   const auto rows = family_rows();
   ASSERT_TRUE(rows.ok()) << rows.error().message;
   std::ifstream file(PINION_SOURCE_DIR "/docs/guide/models.md");
   std::stringstream page;
   page << file.rdbuf();
-  EXPECT_EQ(page.str(), models_markdown(*rows)) << "write it anew: pinion doctor --models --markdown";
+  std::string text = page.str();
+  if (find_backend("cuda") == nullptr) {  // the page is that of a build with CUDA: compare what this one knows
+    for (size_t at = 0; (at = text.find("cuda, ", at)) != std::string::npos;) text.erase(at, 6);
+  }
+  EXPECT_EQ(text, models_markdown(*rows)) << "write it anew: pinion doctor --models --markdown, of a build with CUDA";
 }
 
 }  // namespace

@@ -89,7 +89,9 @@ class Selector {
     std::ranges::stable_sort(candidates, {}, &Candidate::estimate_us);
     const bool timed = std::holds_alternative<Linear>(node.op) && options_.time_kernels && candidates.size() > 1;
     size_t best = 0;
-    std::string how = "by estimate";
+    std::string how = candidates.size() == 1                     ? "the only one"
+                      : !std::holds_alternative<Linear>(node.op) ? "by estimate: only linears are timed"
+                                                                 : "by estimate";
     if (timed) {
       if (const auto cached = cache_.find(key)) {
         const auto it = std::ranges::find_if(candidates, [&](const Candidate& c) {

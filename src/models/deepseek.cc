@@ -1,5 +1,6 @@
 // DeepSeek-V2, V3 and R1: latent attention, leading dense layers, then shared and routed experts. V2 routes by softmax
 // within the best groups; V3 by sigmoid, groups and experts chosen with a learned bias that the weights do not see.
+#include "base/log.h"
 #include "models/blocks.h"
 #include "models/family_list.h"
 #include "models/mla.h"
@@ -45,6 +46,11 @@ Result<ModelConfig> read(const ConfigReader& json, const ModelOverrides& overrid
   if (method != "greedy") {
     PINION_TRY(m.groups, json.int_or("n_group", 1, {1, m.experts}));
     PINION_TRY(m.topk_groups, json.int_or("topk_group", m.groups, {1, m.groups}));
+  }
+  PINION_TRY(const int64_t predicting, json.int_or("num_nextn_predict_layers", 0, {0, 64}));
+  if (predicting > 0) {
+    spdlog::info("multi-token prediction ({} layers) is not built: what the model says does not depend on it",
+                 predicting);
   }
   m.score_bias = method == "noaux_tc";
   m.group_score = m.score_bias ? GroupScore::two_largest : GroupScore::largest;
