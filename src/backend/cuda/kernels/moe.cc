@@ -48,7 +48,7 @@ std::string why_not_grouped(const Call& call, const DeviceInfo& info) {
 
 std::string why_not_stream(const Call& call, const DeviceInfo& info) {
   if (!info.isa.starts_with("sm_9") && !info.isa.starts_with("sm_10")) {
-    return "needs bulk copies and 227 KB of shared memory a block (compute capability 9 or 10)";
+    return "needs 220 KB of shared memory a block (compute capability 9 or 10)";
   }
   if (std::string why = why_not_tensor_cores(call, info); !why.empty()) return why;
   return expert_linear_stream_why_not(call.weights[0].dtype, call.rows, linear_op(call));
