@@ -18,6 +18,12 @@ constexpr int32_t kHostBuckets[] = {1, 4, 8, 16, 64, 512};
 constexpr int32_t kDeviceBuckets[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
 constexpr size_t kTimed = 4;  // candidates that the estimate leaves
 
+// Rows of logits in a step of so many tokens. A GPU's steps up to the largest recorded ones may be all decodes, a row
+// each; in longer ones, and on a CPU, where it makes no difference, most tokens belong to prompts.
+int64_t output_rows_on_device(int64_t tokens) {
+  return tokens <= 256 ? tokens : 64;
+}
+
 struct Candidate {
   const Kernel* kernel;
   Tuning tuning;
@@ -37,7 +43,8 @@ class Selector {
 
   Result<KernelChoice> choose(const Node& node, std::span<const WeightSpec> weights, const ValueTypes& values,
                               int32_t tokens, bool output_rows) {
-    const int64_t rows = output_rows ? std::min(tokens, 16) : tokens;  // few rows of a long prefill need logits
+    int64_t rows = tokens;
+    if (output_rows) rows = device_.host_visible() ? std::min(tokens, 16) : output_rows_on_device(tokens);
     Call call{.op = &node.op,
               .rows = rows,
               .seqs = std::min<int64_t>(rows, 16),
