@@ -208,6 +208,9 @@ std::vector<OpCase> moe_linear_cases(CaseSet set) {
     }
   }
   add(DType::bf16, 300, {.experts = 2, .top_k = 1, .in = 1100, .out = 130, .epilogue = ExpertEpilogue::gated});
+  for (int32_t rows : {90, 150}) {  // 18 and 30 slots an expert: tiles of their own
+    add(DType::bf16, rows, {.experts = 5, .top_k = 1, .in = 200, .out = 140, .epilogue = ExpertEpilogue::gated});
+  }
   for (DType type : {DType::bf16, DType::f16}) {  // k in whole units of the streaming kernels, and not
     for (int32_t rows : {1, 5, 16}) {
       MoeLinear op{.experts = 12, .top_k = 3, .in = 288, .out = 52, .bias = true, .epilogue = ExpertEpilogue::gated};

@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) expert_linear_grouped_kernel(const _
 // Slots per block: about one and a half times what an expert gets on average, so that few tiles are cut.
 int tile_slots(int64_t slots, int64_t experts) {
   const int64_t each = slots / experts;
-  return each <= 10 ? 16 : each <= 21 ? 32 : each <= 80 ? 64 : 128;
+  return each <= 10 ? 16 : each <= 21 ? 32 : each <= 34 ? 48 : each <= 80 ? 64 : 128;
 }
 
 template <class T, int kSlots>
@@ -167,6 +167,8 @@ void launch_grouped(const ExpertLinearProblem& p, std::span<std::byte> workspace
       return launch_grouped<T, 16>(p, workspace, stream);
     case 32:
       return launch_grouped<T, 32>(p, workspace, stream);
+    case 48:
+      return launch_grouped<T, 48>(p, workspace, stream);
     case 64:
       return launch_grouped<T, 64>(p, workspace, stream);
     default:
