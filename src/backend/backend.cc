@@ -8,8 +8,17 @@ std::string_view name(Layout layout) {
   switch (layout) {
     case Layout::row_major:
       return "row_major";
+    case Layout::packed:
+      return "packed";
   }
   return "?";
+}
+
+std::string str(const WeightSpec& spec) {
+  if (spec.layout != Layout::packed) return std::string(name(spec.dtype));
+  const Packing& p = spec.packing;
+  return std::string(name(p.kind)) + (p.group ? " group " + std::to_string(p.group) : "") + (p.zeros ? " zeros" : "") +
+         (p.int8_inputs ? " int8 inputs" : "");
 }
 
 void Stream::copy_to_device(void* to, const void* host, size_t bytes) {

@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "graph/ops/ops.h"
+#include "tensor/row_layout.h"
 #include "tensor/tensor.h"
 
 namespace pinion {
@@ -27,17 +28,23 @@ struct DeviceInfo {
   double f32_gflops = 50;
 };
 
-// How a weight lies in memory. row_major: [rows, cols] dense, as in the checkpoint. Kernels name the layout they read;
-// one weight has one layout over all its uses.
-enum class Layout : uint8_t { row_major };
+// How a weight lies in memory. row_major: [rows, cols] dense, as in the checkpoint. packed: quantised, as
+// tensor/row_layout.h lays it out. Kernels name the layout they read; one weight has one layout over all its uses.
+enum class Layout : uint8_t { row_major, packed };
 std::string_view name(Layout layout);
 
 struct WeightSpec {
-  DType dtype = DType::f32;
+  DType dtype = DType::f32;  // of a packed weight: what it is expanded to where no kernel reads it packed
   Layout layout = Layout::row_major;
   int64_t rows = 0, cols = 0;  // a vector has rows = 1
-  size_t bytes() const { return static_cast<size_t>(rows) * cols * bit_size(dtype) / 8; }
+  Packing packing;             // of a packed weight
+  RowLayout row_layout() const { return packing.layout(rows, cols); }
+  size_t bytes() const {
+    return layout == Layout::packed ? static_cast<size_t>(row_layout().bytes())
+                                    : static_cast<size_t>(rows) * cols * bit_size(dtype) / 8;
+  }
 };
+std::string str(const WeightSpec& spec);  // "bfloat16", "int4 group 128 zeros"
 
 struct WeightView : WeightSpec {
   const void* data = nullptr;  // 64-byte aligned
@@ -72,12 +79,16 @@ struct Call {
 
 // One layer's pages as kernels see them. K of (block b, head h, slot s) starts at element
 //   ((h * block_size) + s) * head_dim   of   base + b * block_stride;   V lies v_offset bytes after its K.
+// f8_e4m3: x is stored as e4m3(x / scale), with the layer's k_scale or v_scale. i8: as round(x / s), where s is the
+// head's absmax / 127 (1 for a row of zeros), f32 number h * block_size + s after all codes of the block's K, or of its
+// V.
 struct KvView {
   std::byte* base = nullptr;
   int64_t block_stride = 0;  // bytes from one block to the next
   int64_t v_offset = 0;      // bytes from a block's K to its V
   int32_t block_size = 64;   // tokens
   DType dtype = DType::f32;
+  float k_scale = 1, v_scale = 1;        // f8_e4m3 alone
   const int32_t* block_table = nullptr;  // [seqs, max_blocks]; -1 where freed behind the window
   int32_t max_blocks = 0;
 };
@@ -191,6 +202,11 @@ class Backend {
   // The element type of the graph's values between ops, for matrix weights of this type. Logits are f32 everywhere.
   virtual DType value_dtype(DType /*weights*/) const { return DType::f32; }
 };
+
+// What a KV cache may hold.
+constexpr bool is_kv_dtype(DType t) {
+  return is_float(t) || t == DType::f8_e4m3 || t == DType::i8;
+}
 
 // Why a backend that computes in f32 cannot take the call's values; empty when it can.
 std::string why_not_f32_values(const Call& call);

@@ -169,6 +169,43 @@ TEST(InputCollector, SamplesEveryRowWithTheSameChanceAndKeepsTheRange) {
   EXPECT_NEAR(mean, 499.5, 150);  // the deviation of that mean is 40
 }
 
+// What an interrupted calibration saved and another one went on with is what one would have collected.
+TEST(InputCollector, GoesOnWhereItWasInterrupted) {
+  Mlp m;
+  const ScratchDir dir;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  std::vector<std::vector<float>> steps(9, std::vector<float>(25 * m.width));
+  for (auto& rows : steps) {
+    for (float& v : rows) v = normal(random);
+  }
+  const auto see = [&](InputCollector& c, size_t first, size_t last) {
+    for (size_t i = first; i < last; ++i) {
+      const TensorView v = view(steps[i], m.width);
+      c.see(1, std::span(&v, 1));
+    }
+  };
+  InputCollector whole(m.graph, 50), half(m.graph, 50), rest(m.graph, 50);
+  see(whole, 0, 9);
+  see(half, 0, 4);
+  EXPECT_EQ(*rest.load(dir / "state", "key"), 0);
+  ASSERT_TRUE(half.save(dir / "state", "key", 4).ok());
+  const auto texts = rest.load(dir / "state", "key");
+  ASSERT_TRUE(texts.ok()) << texts.error().message;
+  EXPECT_EQ(*texts, 4);
+  see(rest, 4, 9);
+  const InputStatistics *a = whole.find("model.up_proj.weight"), *b = rest.find("model.up_proj.weight");
+  ASSERT_NE(b, nullptr);
+  EXPECT_EQ(a->sample, b->sample);
+  EXPECT_EQ(a->seen, b->seen);
+  EXPECT_EQ(a->absmax, b->absmax);
+
+  InputCollector other(m.graph, 50);
+  EXPECT_NE(other.load(dir / "state", "another").error().message.find("another model"), std::string::npos);
+  spit(dir / "state", "no state");
+  EXPECT_FALSE(other.load(dir / "state", "key").ok());
+}
+
 // Folding changes no function: what the norm's weight and the columns (or up's rows and down's columns) lose and gain
 // cancels.
 TEST(FoldScales, LeavesTheFunctionAsItWas) {

@@ -19,6 +19,7 @@ struct LinearTensor {
   int64_t rows = 0, cols = 0;
   size_t node = 0;     // in the graph
   bool fused = false;  // the tensor holds other linears too
+  bool plain = false;  // head or embedding: in 8 bits, rounded to nearest
 };
 
 struct ScaledWeights {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <random>
 #include <span>
@@ -30,6 +31,13 @@ class InputCollector {
   void see(size_t node, std::span<const TensorView> outputs);
   // The inputs of the linear whose weight is the tensor `weight`; null: it has not run.
   const InputStatistics* find(const std::string& weight) const;
+  // Scales of an fp8 KV cache, absmax / 448, by the names that checkpoints give them: "….self_attn.k_scale".
+  std::map<std::string, float> kv_scales() const;
+
+  // What was collected so far, so that an interrupted calibration goes on: save() after `texts` of them, load() gives
+  // their number, and nothing where the file is of another `key` or there is none. Errors: io.
+  Status save(const std::filesystem::path& file, const std::string& key, int64_t texts) const;
+  Result<int64_t> load(const std::filesystem::path& file, const std::string& key);
 
  private:
   const Graph& graph_;
@@ -37,6 +45,7 @@ class InputCollector {
   std::mt19937_64 random_{42};                 // the same sample every time
   std::map<int32_t, InputStatistics> values_;  // by value
   std::map<std::string, int32_t> inputs_;      // weight's tensor -> value
+  std::map<int32_t, float> cached_;            // largest magnitude of the keys and values, by value
 };
 
 }  // namespace pinion

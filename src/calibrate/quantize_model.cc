@@ -6,8 +6,10 @@
 #include <atomic>
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
+#include <numeric>
 #include <set>
 
 #include "base/thread_pool.h"
@@ -48,8 +50,9 @@ Result<std::vector<LinearTensor>> list_linears(const Checkpoint& checkpoint, con
   const std::set<int32_t> scores = router_scores(graph);
   for (size_t i = 0; i < graph.nodes().size(); ++i) {
     const Node& n = graph.nodes()[i];
-    const bool experts = std::holds_alternative<MoeLinear>(n.op);
-    if (!experts && !std::holds_alternative<Linear>(n.op)) continue;
+    const bool experts = std::holds_alternative<MoeLinear>(n.op), lookup = std::holds_alternative<Embed>(n.op);
+    if (lookup && (!options.embedding || std::get<Embed>(n.op).positions)) continue;
+    if (!experts && !lookup && !std::holds_alternative<Linear>(n.op)) continue;
     for (const WeightPart& part : n.weights[0].parts) {
       std::string tensor = checkpoint_name(checkpoint, part.name);
       const bool fused = tensor.empty() && !part.fused.name.empty();
@@ -60,7 +63,7 @@ Result<std::vector<LinearTensor>> list_linears(const Checkpoint& checkpoint, con
       const std::string module = module_of(tensor);
       // The head decides every token and routers are tiny: formats of others leave them in floats too.
       const bool head = graph.spec(n.out[0]).rows == Rows::outputs;
-      if (head || scores.contains(n.out[0].id) || is_excluded(module, options)) {
+      if ((head && !options.head) || scores.contains(n.out[0].id) || is_excluded(module, options)) {
         ignored.push_back(module);
         continue;
       }
@@ -80,7 +83,8 @@ Result<std::vector<LinearTensor>> list_linears(const Checkpoint& checkpoint, con
                      .rows = fused ? part.fused.rows : part.rows,
                      .cols = n.weights[0].cols,
                      .node = i,
-                     .fused = fused});
+                     .fused = fused,
+                     .plain = head || lookup});
     }
   }
   return out;
@@ -107,6 +111,11 @@ bool is_query_or_key(const std::string& module) {
 Result<QuantizedMatrix> encode(const LinearTensor& linear, std::vector<float>& weight, const InputStatistics* inputs,
                                const QuantizeModelOptions& options) {
   const QuantFormat& format = *options.format;
+  if (linear.plain || options.in_8bit.contains(linear.module)) {
+    auto m = encode_int8({weight, linear.rows, linear.cols}, {}, nullptr);
+    if (m.ok()) return m;
+    return fail(m.error().code, m.error().message, linear.module);
+  }
   Calibration calibration;
   if (inputs != nullptr) calibration = {.inputs = inputs->inputs(), .absmax = inputs->absmax};
   const Calibration* known = inputs != nullptr ? &calibration : nullptr;
@@ -127,6 +136,51 @@ Result<QuantizedMatrix> encode(const LinearTensor& linear, std::vector<float>& w
   return named(encode_int4({weight, linear.rows, linear.cols}, options.encode, known));
 }
 
+// |x (Q - W)^T|^2 over |x W^T|^2, of at most so many rows of x; without any, of the identity.
+constexpr int64_t kErrorRows = 64;
+double relative_error(const QuantizedMatrix& m, std::span<const float> weight, const InputStatistics* inputs) {
+  const int64_t cols = m.cols, rows = inputs == nullptr ? 0 : std::min(kErrorRows, inputs->inputs().rows);
+  std::vector<double> moved(m.rows), whole(m.rows);
+  ThreadPool pool(available_cpus());
+  pool.run(m.rows, [&](int64_t n) {
+    std::vector<float> q(cols);
+    decode_rows(m, n, n + 1, q);
+    const float* w = weight.data() + n * cols;
+    for (int64_t k = 0; rows == 0 && k < cols; ++k) {
+      moved[n] += static_cast<double>(q[k] - w[k]) * (q[k] - w[k]);
+      whole[n] += static_cast<double>(w[k]) * w[k];
+    }
+    for (int64_t t = 0; t < rows; ++t) {
+      const float* x = inputs->sample.data() + t * cols;
+      double difference = 0, sum = 0;
+      for (int64_t k = 0; k < cols; ++k) {
+        difference += static_cast<double>(x[k]) * (q[k] - w[k]);
+        sum += static_cast<double>(x[k]) * w[k];
+      }
+      moved[n] += difference * difference, whole[n] += sum * sum;
+    }
+  });
+  const double total = std::accumulate(whole.begin(), whole.end(), 0.0);
+  return total > 0 ? std::accumulate(moved.begin(), moved.end(), 0.0) / total : 0;
+}
+
+uint64_t exported_bytes(std::span<const ExportedTensor> tensors) {
+  uint64_t sum = 0;
+  for (const ExportedTensor& t : tensors) sum += t.data.size();
+  return sum;
+}
+
+// Modules by scheme, in the order in which the schemes come up.
+std::vector<SchemeGroup> group_schemes(const std::vector<LinearTensor>& linears, const std::vector<Scheme>& schemes) {
+  std::vector<SchemeGroup> groups;
+  for (size_t i = 0; i < linears.size(); ++i) {
+    auto g = std::ranges::find(groups, schemes[i], &SchemeGroup::scheme);
+    if (g == groups.end()) g = groups.insert(groups.end(), SchemeGroup{schemes[i], {}});
+    g->modules.push_back(linears[i].module);
+  }
+  return groups;
+}
+
 }  // namespace
 
 Result<QuantizedModel> quantize_model(const Checkpoint& checkpoint, const Model& model,
@@ -141,6 +195,7 @@ Result<QuantizedModel> quantize_model(const Checkpoint& checkpoint, const Model&
   ScaledWeights scaled;
   for (const LinearTensor& l : linears) {
     const InputStatistics* seen = inputs != nullptr ? inputs->find(l.part) : nullptr;
+    if (l.plain) continue;
     if (calibrated && seen == nullptr) return fail(Errc::internal, "the calibration did not reach it", l.module);
     if (calibrated) {
       PINION_TRY(scaled.weights[l.tensor], read_floats(checkpoint, l.tensor, l.rows * l.cols));
@@ -148,12 +203,15 @@ Result<QuantizedModel> quantize_model(const Checkpoint& checkpoint, const Model&
     }
   }
   if (options.format->scaling != InputScaling::none) {
-    PINION_OK(fold_scales(checkpoint, model.graph, linears, options.format->scaling, options.encode, scaled));
+    std::vector<LinearTensor> searched;
+    std::ranges::copy_if(linears, std::back_inserter(searched), [](const LinearTensor& l) { return !l.plain; });
+    PINION_OK(fold_scales(checkpoint, model.graph, searched, options.format->scaling, options.encode, scaled));
   }
 
   // Searches use all threads themselves; plain rounding runs a linear per thread.
   std::vector<Result<std::vector<ExportedTensor>>> exported(linears.size(), std::vector<ExportedTensor>());
   std::vector<Scheme> schemes(linears.size());
+  out.report.resize(linears.size());
   std::mutex progress;
   int64_t done = 0;
   const auto one = [&](int64_t i) {
@@ -161,16 +219,29 @@ Result<QuantizedModel> quantize_model(const Checkpoint& checkpoint, const Model&
     exported[i] = [&]() -> Result<std::vector<ExportedTensor>> {
       std::vector<float> weight;
       const InputStatistics* seen = nullptr;
-      if (calibrated) {
+      if (calibrated && !l.plain) {
         weight = std::move(scaled.weights[l.tensor]);
         seen = &scaled.inputs[l.tensor];
       } else {
         PINION_TRY(weight, read_floats(checkpoint, l.tensor, l.rows * l.cols));
         seen = inputs != nullptr ? inputs->find(l.part) : nullptr;
       }
+      LinearReport& report = out.report[i];
+      report = {.module = l.module, .scheme = {}, .elements = l.rows * l.cols};
+      if (options.measure_8bit && !l.plain) {
+        PINION_TRY(const QuantizedMatrix m, encode_int8({weight, l.rows, l.cols}, {}, nullptr));
+        report.error_8bit = relative_error(m, weight, seen);
+        report.bytes_8bit = m.codes.size() + 4 * m.scales.size();
+      }
+      // Searches clip the weight in place: errors are against what it was.
+      const std::vector<float> before = options.format->scaling == InputScaling::awq ? weight : std::vector<float>();
       PINION_TRY(const QuantizedMatrix m, encode(l, weight, seen, options));
+      report.error = relative_error(m, before.empty() ? weight : before, seen);
+      report.scheme = str(m.scheme);
       schemes[i] = m.scheme;
-      return export_compressed_tensors(l.module, m);
+      PINION_TRY(std::vector<ExportedTensor> tensors, export_compressed_tensors(l.module, m));
+      report.bytes = exported_bytes(tensors);
+      return tensors;
     }();
     const std::lock_guard lock(progress);
     ++done;
@@ -186,11 +257,6 @@ Result<QuantizedModel> quantize_model(const Checkpoint& checkpoint, const Model&
   std::set<std::string> replaced;
   for (size_t i = 0; i < linears.size(); ++i) {
     PINION_TRY(std::vector<ExportedTensor> tensors, std::move(exported[i]));
-    if (!(schemes[i] == schemes[0])) {
-      return fail(Errc::unsupported,
-                  fmt::format("its scheme is {}, the first linear's {}", str(schemes[i]), str(schemes[0])),
-                  linears[i].module, "leave it out with --exclude_modules");
-    }
     PINION_TRY(const TensorRef before, checkpoint.tensor(linears[i].tensor));
     out.bytes_before += before.data.size();
     for (ExportedTensor& t : tensors) {
@@ -204,6 +270,11 @@ Result<QuantizedModel> quantize_model(const Checkpoint& checkpoint, const Model&
     out.made.push_back({name, DType::f32, {std::ssize(values)}, {bytes.begin(), bytes.end()}});
     replaced.insert(name);
   }
+  for (const auto& [name, scale] : options.kv_scales) {
+    const auto bytes = std::as_bytes(std::span(&scale, 1));
+    out.made.push_back({name, DType::f32, {1}, {bytes.begin(), bytes.end()}});
+    replaced.insert(name);
+  }
   out.linears = std::ssize(linears);
   for (const ExportedTensor& t : out.made) out.tensors.push_back({t.name, t.dtype, t.shape, std::span(t.data)});
   for (const std::string& name : checkpoint.names()) {
@@ -212,7 +283,11 @@ Result<QuantizedModel> quantize_model(const Checkpoint& checkpoint, const Model&
     out.tensors.push_back({name, t.dtype, {t.shape.dims().begin(), t.shape.dims().end()}, t.data});
   }
   out.config = checkpoint.config();
-  out.config["quantization_config"] = compressed_tensors_config(schemes[0], ignored);
+  out.config["quantization_config"] = compressed_tensors_config(group_schemes(linears, schemes), ignored);
+  if (!options.kv_scales.empty()) {
+    out.config["quantization_config"]["kv_cache_scheme"] = {
+        {"num_bits", 8}, {"type", "float"}, {"strategy", "tensor"}, {"symmetric", true}, {"dynamic", false}};
+  }
   return out;
 }
 

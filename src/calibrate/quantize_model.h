@@ -3,6 +3,8 @@
 #pragma once
 
 #include <functional>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,13 +21,27 @@ struct QuantizeModelOptions {
   const QuantFormat* format = nullptr;
   EncodeOptions encode;
   std::vector<std::string> exclude_modules;  // wildcards over module names, beside heads, routers and embeddings
+  bool head = false, embedding = false;      // in int8, a scale per row; of tied ones either means both
+  std::set<std::string> in_8bit;             // modules that get int8, a scale per row, instead of the format
+  std::map<std::string, float> kv_scales;    // tensors to add: InputCollector::kv_scales
+  bool measure_8bit = false;                 // fill LinearReport::error_8bit
   std::function<void(int64_t done, int64_t total)> progress;  // linears
+};
+
+// How far a linear's outputs over the calibration sample move, as a part of their energy; without a sample, its
+// weights.
+struct LinearReport {
+  std::string module, scheme;
+  int64_t elements = 0;
+  uint64_t bytes = 0, bytes_8bit = 0;
+  double error = 0, error_8bit = 0;
 };
 
 struct QuantizedModel {
   Json config;                         // config.json with its quantization_config
   std::vector<ExportedTensor> made;    // what was encoded or folded
   std::vector<TensorToWrite> tensors;  // everything, borrowing from `made` and the checkpoint
+  std::vector<LinearReport> report;    // in the graph's order
   int64_t linears = 0;
   uint64_t bytes_before = 0, bytes_after = 0;  // of the linears
 };

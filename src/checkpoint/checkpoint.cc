@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstring>
 #include <set>
 #include <system_error>
 
@@ -136,6 +137,38 @@ Result<Checkpoint> Checkpoint::dummy(const fs::path& config_json_or_dir) {
   return out;
 }
 
+Result<Checkpoint> Checkpoint::open_gguf(const fs::path& path) {
+  PINION_TRY(GgufFile file, GgufFile::open(path));
+  PINION_TRY(GgufModel model, read_gguf_model(file));
+  const auto gguf = std::make_shared<Gguf>(Gguf{std::move(file), std::move(model), {}, {}});
+  Checkpoint out;
+  out.dir_ = path.parent_path().empty() ? fs::path(".") : path.parent_path();
+  out.config_path_ = path;
+  out.config_ = gguf->model.config;
+  for (const auto& [name, from] : gguf->model.names) {
+    const GgufTensor& t = gguf->file.tensors().at(from);
+    TensorInfo& info = gguf->info[name];
+    info.shape = t.shape;
+    info.dtype = t.type == GgmlType::f32 ? DType::f32 : t.type == GgmlType::bf16 ? DType::bf16 : DType::f16;
+    if (block_elements(t.type) > 1) {  // of quantised ones, which quant/ reads, only that they exist
+      info.dtype = DType::u8;
+      info.shape = {std::ssize(t.data)};
+    } else if (const auto paired = gguf->model.paired_rows.find(name); paired != gguf->model.paired_rows.end()) {
+      auto& bytes = gguf->halves[name];
+      bytes.resize(t.data.size());
+      const int64_t rows = t.shape[0];
+      const size_t row = t.data.size() / rows;
+      for (int64_t r = 0; r < rows; ++r) {
+        std::memcpy(bytes.data() + r * row, t.data.data() + gguf_row(r, paired->second) * row, row);
+      }
+    }
+    info.end = t.data.size();
+    out.tensors_.emplace(name, Place{0, &info});
+  }
+  out.gguf_ = gguf;
+  return out;
+}
+
 Status Checkpoint::open_single(const fs::path& path) {
   PINION_TRY(SafetensorsFile file, SafetensorsFile::open(path));
   files_.push_back(std::move(file));
@@ -224,6 +257,13 @@ Result<TensorRef> Checkpoint::tensor(std::string_view name) const {
                 dir_.string(), "config.json and the weights do not belong together, or the family names it otherwise");
   }
   const auto& [file, info] = it->second;
+  if (gguf_) {
+    const auto halves = gguf_->halves.find(it->first);
+    const std::span<const std::byte> data = halves != gguf_->halves.end()
+                                                ? std::span<const std::byte>(halves->second)
+                                                : gguf_->file.tensors().at(gguf_->model.names.at(it->first)).data;
+    return TensorRef{it->first, info->dtype, Shape(std::span<const int64_t>(info->shape)), data};
+  }
   if (info->shape.size() > Shape::kMaxRank) {
     return fail(Errc::unsupported,
                 fmt::format("tensor {} has {} dimensions, at most {} are supported", shown_name(name),

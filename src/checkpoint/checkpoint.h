@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include "base/json.h"
 #include "base/result.h"
 #include "checkpoint/dummy.h"  // fill_dummy, for is_dummy()
+#include "checkpoint/gguf_model.h"
 #include "checkpoint/safetensors.h"
 #include "tensor/tensor.h"
 
@@ -34,6 +36,8 @@ class Checkpoint {
   static Result<Checkpoint> open(const std::filesystem::path& dir);
   // Only config.json, no weights: tensors are then made by fill_dummy. Takes the directory or the config file.
   static Result<Checkpoint> dummy(const std::filesystem::path& config_json_or_dir);
+  // A GGUF file: configuration, names and tokenizer are made from its metadata (gguf_model.h).
+  static Result<Checkpoint> open_gguf(const std::filesystem::path& file);
 
   const Json& config() const { return config_; }
   const Json& generation_config() const { return generation_config_; }  // null when there is none
@@ -44,8 +48,16 @@ class Checkpoint {
   const std::filesystem::path& dir() const { return dir_; }
   std::filesystem::path config_path() const { return config_path_; }
   bool is_dummy() const { return dummy_; }
+  const GgufFile* gguf() const { return gguf_ ? &gguf_->file : nullptr; }  // null: no GGUF
+  const GgufModel* gguf_model() const { return gguf_ ? &gguf_->model : nullptr; }
 
  private:
+  struct Gguf {
+    GgufFile file;
+    GgufModel model;
+    std::map<std::string, TensorInfo> info;                // by the checkpoint's names
+    std::map<std::string, std::vector<std::byte>> halves;  // float q and k, their rows in the order of halves
+  };
   struct Place {
     size_t file = 0;
     const TensorInfo* info = nullptr;  // into files_[file], whose map nodes do not move
@@ -59,6 +71,7 @@ class Checkpoint {
   std::vector<SafetensorsFile> files_;
   std::map<std::string, Place, std::less<>> tensors_;
   bool dummy_ = false;
+  std::shared_ptr<const Gguf> gguf_;
 };
 
 }  // namespace pinion

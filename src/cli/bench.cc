@@ -62,7 +62,7 @@ double kv_bytes(const Engine& engine, int64_t context) {
   double bytes = 0;
   for (const KvLayer& l : engine.graph().kv_layers) {
     const int64_t seen = l.window > 0 ? std::min<int64_t>(context, l.window) : context;
-    bytes += static_cast<double>(l.token_width() * seen * static_cast<int64_t>(byte_size(engine.manifest().kv_dtype)));
+    bytes += static_cast<double>(l.token_bytes(engine.manifest().kv_dtype) * seen);
   }
   return bytes;
 }

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "base/log.h"
+#include "cli/measure_loss.h"
 #include "cli/model.h"
 #include "cli/verbs.h"
 
@@ -15,6 +16,7 @@ struct Args {
   std::string checkpoint_dir, output_dir, kv_cache_type = "paged";
   BuildArgs build;
   int64_t max_batch_size = 0, max_input_len = 0, max_seq_len = 0, max_num_tokens = 0, workers = 0;
+  double max_kl = 0;
   bool explain = false, time = false, json = false;
 };
 
@@ -37,14 +39,18 @@ Status run(const Args& a) {
   PINION_TRY(auto device, open_device(a.build, backend));
   PINION_TRY(BuildOptions options, build_options(a.build));
   PINION_TRY(Checkpoint checkpoint, open_checkpoint(a.checkpoint_dir, a.build.load_format));
+  if (a.max_kl > 0) PINION_OK(check_loss(checkpoint.dir(), a.max_kl));
   PINION_TRY(BuildReport report, build_engine(checkpoint, *backend, *device, options, a.output_dir));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (a.json) {
     Json stages = Json::object();
     for (const auto& s : report.stages) stages[s.name] = s.seconds;
+    Json weights = Json::object();
+    for (const auto& [kind, w] : report.weights) weights[kind] = {{"count", w.count}, {"bytes", w.bytes}};
     fmt::print("{}\n", Json{{"seconds", seconds},
                             {"stages", stages},
                             {"weight_bytes", report.weight_bytes},
+                            {"weights", weights},
                             {"tuned", report.tuned},
                             {"from_tuning_cache", report.from_cache},
                             {"output_dir", a.output_dir}}
@@ -54,6 +60,10 @@ Status run(const Args& a) {
   if (a.explain) fmt::print("{}", report.explanation);
   if (a.time) {
     for (const auto& s : report.stages) fmt::print("  {:<16} {:8.3f} s\n", s.name, s.seconds);
+  }
+  if (report.weights.size() > 2) {  // more than matrices of one type, and float32 vectors
+    for (const auto& [kind, w] : report.weights)
+      fmt::print("  {:>6} weights {:<24} {:10.1f} MiB\n", w.count, kind, static_cast<double>(w.bytes) / (1 << 20));
   }
   fmt::print("built {} in {:.2f} s: {:.1f} MiB of weights, {} kernels timed, {} from the tuning cache\n", a.output_dir,
              seconds, static_cast<double>(report.weight_bytes) / (1 << 20), report.tuned, report.from_cache);
@@ -79,9 +89,12 @@ Verb add_build(CLI::App& app) {
                               {"--workers", &a->workers}}) {
     app.add_option(flag, *value, "accepted; limits are set when the engine is run")->check(CLI::PositiveNumber);
   }
+  app.add_option("--max_kl", a->max_kl, "refuse a quantised checkpoint whose measured KL divergence is larger")
+      ->check(CLI::PositiveNumber);
   app.add_flag("--explain", a->explain, "print every kernel considered, with its reason");
   app.add_flag("--time", a->time, "print the time of every stage");
-  app.add_flag("--json", a->json, "print one JSON object: seconds, stages, weight_bytes, tuned, from_tuning_cache");
+  app.add_flag("--json", a->json,
+               "print one JSON object: seconds, stages, weight_bytes, weights, tuned, from_tuning_cache");
   return [a] { return run(*a); };
 }
 

@@ -76,29 +76,46 @@ class Progress {
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
 
-// The format that --use_weight_only [--weight_only_precision int8|int4] asks for; empty: nothing is to be quantised.
-Result<std::string> weight_only_format(const Args& a) {
-  if (a.quantisation.empty()) return std::string();
-  std::string precision = "int8";
-  bool asked = false;
+// What --use_weight_only [--weight_only_precision int8|int4] or --use_fp8 [--calib_dataset FILE] asks of `pinion
+// quantize`; an empty format: nothing.
+Result<QuantizeArgs> quantize_args(const Args& a) {
+  QuantizeArgs q{.model_dir = a.model_dir, .output_dir = a.output_dir};
+  q.json = a.json;
+  if (a.quantisation.empty()) return q;
+  std::string precision;
+  bool weight_only = false, fp8 = false;
   for (const auto& [flag, value] : a.quantisation) {
     if (flag == "--use_weight_only") {
-      asked = true;
+      weight_only = true;
+    } else if (flag == "--use_fp8") {
+      fp8 = true;
     } else if (flag == "--weight_only_precision") {
       precision = value;
+    } else if (flag == "--calib_dataset") {
+      q.calib_dataset = value;
+    } else if (flag == "--calib_size" && value.find_first_not_of("0123456789") == std::string::npos && !value.empty() &&
+               value.size() < 7 && std::stoi(value) > 0) {
+      q.calib_size = std::stoi(value);
     } else {
       return fail(Errc::unsupported, "convert does not quantise so", flag, "use pinion quantize --qformat");
     }
   }
-  if (!asked || (precision != "int8" && precision != "int4")) {
+  if (weight_only == fp8 || (fp8 && !precision.empty())) {
+    return fail(Errc::invalid_argument, "weights are quantised by --use_weight_only or by --use_fp8",
+                fp8 ? "--use_fp8" : "--use_weight_only", "give one of them");
+  }
+  if (weight_only && precision.empty()) precision = "int8";
+  if (weight_only && precision != "int8" && precision != "int4") {
     return fail(Errc::invalid_argument, "the precision is int8 or int4, with --use_weight_only",
                 "--weight_only_precision", "write --use_weight_only --weight_only_precision int4");
   }
   if (a.tp_size > 1 || a.pp_size > 1 || a.dtype != "auto" || a.load_format == "dummy") {
-    return fail(Errc::unsupported, "quantising goes with no other conversion yet", "--use_weight_only",
-                "leave --tp_size, --pp_size, --dtype and --load_format out");
+    return fail(Errc::unsupported, "quantising goes with no other conversion yet",
+                fp8 ? "--use_fp8" : "--use_weight_only", "leave --tp_size, --pp_size, --dtype and --load_format out");
   }
-  return precision + "_wo";
+  q.qformat = fp8 ? "fp8" : precision + "_wo";
+  q.static_inputs = fp8 && !q.calib_dataset.empty();
+  return q;
 }
 
 Status refuse_unsupported(const Args& a) {
@@ -113,10 +130,8 @@ Status refuse_unsupported(const Args& a) {
 Status run(const Args& a) {
   const auto start = std::chrono::steady_clock::now();
   PINION_OK(refuse_unsupported(a));
-  PINION_TRY(const std::string format, weight_only_format(a));
-  if (!format.empty()) {
-    return quantize({.model_dir = a.model_dir, .output_dir = a.output_dir, .qformat = format, .json = a.json});
-  }
+  PINION_TRY(const QuantizeArgs quantisation, quantize_args(a));
+  if (!quantisation.qformat.empty()) return quantize(quantisation);
   std::optional<DType> dtype;
   if (a.dtype != "auto") {
     dtype = dtype_from_name(a.dtype);
@@ -238,18 +253,18 @@ Verb add_convert(CLI::App& app) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app.add_flag("--json", a->json, "print one JSON object: output_dir, bytes, ranks, tensors_left_out, seconds");
-  // Known from other compilers. Weight-only precision is taken; the rest is named, so that it is refused and not taken
-  // for a typing error.
+  // Known from other compilers. Weight-only precision and fp8 are taken; the rest is named, so that it is refused and
+  // not taken for a typing error.
   for (const char* flag : {"--use_weight_only", "--use_fp8", "--smoothquant", "--per_channel", "--per_token",
                            "--int8_kv_cache", "--fp8_kv_cache"}) {
     app.add_flag_callback(
-           flag, [a, flag] { a->quantisation.emplace_back(flag, ""); }, "quantises: weight only, by pinion quantize")
+           flag, [a, flag] { a->quantisation.emplace_back(flag, ""); }, "quantises, as pinion quantize does")
         ->group("");
   }
   for (const char* flag : {"--weight_only_precision", "--calib_dataset", "--calib_size", "--qformat", "--group_size"}) {
     app.add_option_function<std::string>(
            flag, [a, flag](const std::string& v) { a->quantisation.emplace_back(flag, v); },
-           "quantises: weight only, by pinion quantize")
+           "quantises, as pinion quantize does")
         ->group("");
   }
   return [a] { return run(*a); };

@@ -1,5 +1,5 @@
-// pinion eval: perplexity of a text, and how far a model is from another one (KL divergence, agreement of the most
-// likely token).
+// pinion eval: perplexity of a text, multiple choice, and how far a model is from another one (KL divergence, agreement
+// of the most likely token).
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "base/log.h"
+#include "calibrate/choices.h"
 #include "calibrate/dataset.h"
 #include "calibrate/evaluate.h"
 #include "cli/model.h"
@@ -70,6 +71,34 @@ Status run(Args a, bool compare) {
   return {};
 }
 
+// Multiple choice.
+Status run_choices(Args a) {
+  a.model.limits.max_batch_size = 1;
+  PINION_TRY(OpenModel m, open_model(a.model, {.max_num_tokens = 512, .max_outputs = 512}));
+  if (m.tokenizer == nullptr) {
+    return fail(Errc::not_found, "the model has no tokenizer", a.model.model, "give --tokenizer DIR");
+  }
+  PINION_TRY(const auto questions, read_choices(a.dataset, *m.tokenizer, a.limit));
+  PINION_TRY(const ChoiceScores scores, answer_choices(*m.executor, questions));
+  if (a.json) {
+    Json subjects = Json::object();
+    for (const auto& [name, s] : scores.subjects) {
+      if (!name.empty()) subjects[name] = {{"questions", s.questions}, {"accuracy", s.accuracy()}};
+    }
+    fmt::print("{}\n", Json{{"questions", scores.all.questions},
+                            {"right", scores.all.right},
+                            {"accuracy", scores.all.accuracy()},
+                            {"subjects", subjects}}
+                           .dump());
+    return {};
+  }
+  for (const auto& [name, s] : scores.subjects) {
+    if (!name.empty()) fmt::print("  {:<40} {:6} questions, {:6.2f} %\n", name, s.questions, 100 * s.accuracy());
+  }
+  fmt::print("{} questions: {} right, {:.2f} %\n", scores.all.questions, scores.all.right, 100 * scores.all.accuracy());
+  return {};
+}
+
 void add_shared(CLI::App& app, Args& a) {
   add_model_options(app, a.model);
   app.add_option("--dataset", a.dataset, "JSONL with \"text\", \"prompt\", \"messages\" or \"ids\" in each line")
@@ -91,7 +120,15 @@ Verb add_eval(CLI::App& app) {
   agreement->add_option("--against_dtype", a->against_dtype, "the reference's dtype")->capture_default_str();
   agreement->add_flag("--json", a->json,
                       "print one JSON object: texts, tokens, perplexity, kl, top1, reference_perplexity");
-  return [=] { return run(*a, agreement->parsed()); };
+  CLI::App* choices = app.add_subcommand("choices", "multiple choice: the most likely of the answers' letters");
+  add_model_options(*choices, a->model);
+  choices
+      ->add_option("--dataset", a->dataset,
+                   "JSONL with \"question\", \"choices\", \"answer\" (and \"subject\") in each line, as MMLU has them")
+      ->required();
+  choices->add_option("--limit", a->limit, "lines of it to use; 0: all")->check(CLI::Range(0, 1 << 30));
+  choices->add_flag("--json", a->json, "print one JSON object: questions, right, accuracy, subjects");
+  return [=] { return choices->parsed() ? run_choices(*a) : run(*a, agreement->parsed()); };
 }
 
 }  // namespace pinion::cli

@@ -18,8 +18,12 @@ void add_build_options(CLI::App& app, BuildArgs& a) {
   app.add_option("--target", a.target, "backend: cpu, cuda, or reference (scalar, slow)")->capture_default_str();
   app.add_option("--dtype", a.dtype, "dtype of the weights: auto, float32, float16, bfloat16")->capture_default_str();
   app.add_option("--kv_cache_dtype", a.kv_cache_dtype,
-                 "dtype of the KV cache: auto (like the weights), float32, float16, bfloat16")
+                 "dtype of the KV cache: auto (like the weights), float32, float16, bfloat16, fp8, int8")
       ->capture_default_str();
+  app.add_option("--qformat", a.qformat,
+                 "quantise the linears of a float checkpoint while building, without calibration: fp8, int8_wo, "
+                 "int4_wo, nvfp4, mxfp4");
+  app.add_flag("--expand_weights", a.expand_weights, "expand quantised weights to --dtype, as if no kernel read them");
   app.add_option("--tokens_per_block", a.tokens_per_block, "tokens in a KV block: 16, 32 or 64")->capture_default_str();
   app.add_option("--load_format", a.load_format, "auto, or dummy: pseudo-random weights from config.json alone")
       ->check(CLI::IsMember({"auto", "safetensors", "dummy"}))
@@ -63,11 +67,14 @@ fs::path cache_dir() {
 Result<BuildOptions> build_options(const BuildArgs& a) {
   BuildOptions o;
   auto dtype = [](const std::string& text, const char* flag, std::optional<DType>& out) -> Status {
+    const bool cache = flag == std::string_view("--kv_cache_dtype");
     if (text == "auto") return {};
-    out = dtype_from_name(text);
-    if (!out || !is_float(*out))
-      return fail(Errc::invalid_argument, "the dtype \"" + text + "\" is not supported", flag,
-                  "choose auto, float32, float16 or bfloat16");
+    out = cache && text == "fp8" ? DType::f8_e4m3 : dtype_from_name(text);
+    if (!out || !(is_float(*out) || (cache && is_kv_dtype(*out)))) {
+      return fail(
+          Errc::invalid_argument, "the dtype \"" + text + "\" is not supported", flag,
+          cache ? "choose auto, float32, float16, bfloat16, fp8 or int8" : "choose auto, float32, float16 or bfloat16");
+    }
     return {};
   };
   PINION_OK(dtype(a.dtype, "--dtype", o.dtype));
@@ -79,6 +86,12 @@ Result<BuildOptions> build_options(const BuildArgs& a) {
   o.overrides = {a.rope_theta, a.rope_scaling_factor};
   o.tuning_cache = cache_dir();
   o.force_kernel = a.force_kernel;
+  o.qformat = a.qformat;
+  o.packed = !a.expand_weights;
+  if (!o.qformat.empty() && !o.packed) {
+    return fail(Errc::invalid_argument, "weights are quantised here to be read packed", "--expand_weights",
+                "leave --qformat or --expand_weights out");
+  }
   return o;
 }
 
@@ -112,6 +125,7 @@ Status refuse_ranks(const fs::path& dir) {
 Result<Checkpoint> open_checkpoint(const std::string& model, const std::string& load_format) {
   std::error_code code;
   if (load_format == "dummy" && fs::is_regular_file(model, code)) return Checkpoint::dummy(model);
+  if (model.ends_with(".gguf") && fs::is_regular_file(model, code)) return Checkpoint::open_gguf(model);
   PINION_TRY(fs::path dir, resolve_model(model));
   PINION_OK(refuse_ranks(dir));
   return load_format == "dummy" ? Checkpoint::dummy(dir) : Checkpoint::open(dir);
@@ -121,14 +135,19 @@ namespace {
 
 // The cache key of a build: the configuration, the weight files as the file system knows them, the options, the device.
 Result<std::string> build_key(const Checkpoint& c, const BuildArgs& a, const DeviceInfo& d) {
-  std::string text = fmt::format(
-      "{} {} | {} {} {} {} {} | {} {} {} {} {} {} {} | {} {} | ", kEngineFormat, kKernelSetVersion, d.backend, d.name,
-      d.isa, d.threads, c.is_dummy(), a.dtype, a.kv_cache_dtype, a.tokens_per_block, a.deterministic, a.no_timing,
-      fmt::join(a.disabled_passes, ","), a.force_kernel, a.rope_theta.value_or(0), a.rope_scaling_factor.value_or(0));
+  std::string text =
+      fmt::format("{} {} | {} {} {} {} {} | {} {} {} {} {} {} {} | {} {} | {} {} | ", kEngineFormat, kKernelSetVersion,
+                  d.backend, d.name, d.isa, d.threads, c.is_dummy(), a.dtype, a.kv_cache_dtype, a.tokens_per_block,
+                  a.deterministic, a.no_timing, fmt::join(a.disabled_passes, ","), a.force_kernel,
+                  a.rope_theta.value_or(0), a.rope_scaling_factor.value_or(0), a.qformat, a.expand_weights);
   text += c.config().dump();
   std::error_code code;
   std::vector<std::string> files;
-  if (fs::is_directory(c.dir(), code)) {
+  if (c.gguf() != nullptr) {
+    const fs::path& file = c.gguf()->path();
+    files.push_back(fmt::format("{} {} {}", file.string(), fs::file_size(file, code),
+                                fs::last_write_time(file, code).time_since_epoch().count()));
+  } else if (fs::is_directory(c.dir(), code)) {
     for (const auto& entry : fs::directory_iterator(c.dir(), code)) {
       const std::string ext = entry.path().extension().string();
       if (ext == ".safetensors" || ext == ".json" || ext == ".jinja") {
@@ -163,6 +182,8 @@ Status check_engine_flags(const BuildArgs& a, const BuildOptions& wanted, const 
     return refuse(m.disabled_passes.empty() ? "with every pass"
                                             : fmt::format("without the passes {}", fmt::join(m.disabled_passes, ", ")),
                   "--disable_pass");
+  if (!a.qformat.empty() || a.expand_weights)
+    return refuse("with weights of its own", a.expand_weights ? "--expand_weights" : "--qformat");
   if (a.load_format == "dummy") return refuse("with weights of its own", "--load_format");
   return {};
 }

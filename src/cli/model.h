@@ -21,9 +21,9 @@
 namespace pinion::cli {
 
 struct BuildArgs {
-  std::string dtype = "auto", kv_cache_dtype = "auto", load_format = "auto", target = "cpu", isa;
+  std::string dtype = "auto", kv_cache_dtype = "auto", load_format = "auto", target = "cpu", isa, qformat;
   int32_t tokens_per_block = 64, threads = 0;
-  bool deterministic = false, no_timing = false;
+  bool deterministic = false, no_timing = false, expand_weights = false;
   std::vector<std::string> disabled_passes;
   std::string force_kernel;
   std::optional<double> rope_theta, rope_scaling_factor;

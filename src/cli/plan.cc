@@ -13,6 +13,7 @@
 #include "cli/model.h"
 #include "cli/shard_checkpoint.h"
 #include "cli/verbs.h"
+#include "compiler/packed_weights.h"
 
 namespace pinion::cli {
 namespace {
@@ -70,8 +71,7 @@ double kv_read_bytes(const std::vector<KvLayer>& layers, DType dtype, int64_t co
   for (const KvLayer& l : layers) {
     const int64_t seen = l.window > 0 ? std::min<int64_t>(context, l.window) : context;
     const int64_t heads = std::max<int64_t>(1, l.kv_heads / tp);
-    bytes += static_cast<double>(KvLayer{heads, l.head_dim, 0, l.latent}.token_width() * seen) *
-             static_cast<double>(byte_size(dtype));
+    bytes += static_cast<double>(KvLayer{heads, l.head_dim, 0, l.latent}.token_bytes(dtype) * seen);
   }
   return bytes;
 }
@@ -108,13 +108,25 @@ Result<Need> need_of_graph(const Checkpoint& checkpoint, const Args& a, int tp) 
       for (const WeightPart& p : use.parts) experts.insert(p.name);
     }
   }
+  const QuantFormat* format = nullptr;
+  std::set<std::string> linears;  // what --qformat quantises
+  if (!options.qformat.empty()) {
+    PINION_TRY(format, build_format(options.qformat, checkpoint.is_dummy()));
+    for (const Node& node : model.graph.nodes()) {
+      if (!std::holds_alternative<Linear>(node.op) || !is_quantizable(model.graph, node)) continue;
+      for (const WeightPart& p : node.weights[0].parts) linears.insert(p.name);
+    }
+  }
   for (const RankPlan& plan : plans) {  // the fullest rank decides
     double weights = 0, read = 0, expert_bytes = 0;
     for (const TensorSlice& t : plan.tensors) {
       double elements = 1;
       for (int64_t d : t.sliced_shape()) elements *= static_cast<double>(d);
-      const double bytes =
-          align64(elements * static_cast<double>(byte_size(t.shape.size() == 1 ? DType::f32 : n.dtype)));
+      double bytes = align64(elements * static_cast<double>(byte_size(t.shape.size() == 1 ? DType::f32 : n.dtype)));
+      if (format != nullptr && t.sliced_shape().size() == 2 && linears.contains(t.name)) {
+        PINION_TRY(const uint64_t packed, packed_bytes(*format, t.sliced_shape()[0], t.sliced_shape()[1]));
+        bytes = static_cast<double>(packed);
+      }
       weights += bytes;
       if (experts.contains(t.name)) {
         expert_bytes += bytes;

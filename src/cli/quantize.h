@@ -1,4 +1,4 @@
-// What `pinion quantize` does; `pinion convert --use_weight_only` asks for the same.
+// What `pinion quantize` does; `pinion convert --use_weight_only` and `--use_fp8` ask for the same.
 #pragma once
 
 #include <cstdint>
@@ -10,11 +10,13 @@
 namespace pinion::cli {
 
 struct QuantizeArgs {
-  std::string model_dir, output_dir, qformat, calib_dataset, tokenizer;
+  std::string model_dir, output_dir, qformat, calib_dataset, calib_state, eval_dataset, tokenizer;
+  std::string kv_cache_dtype = "auto";  // fp8: calibrated scales for it; int8 and floats need none
   std::vector<std::string> exclude_modules;
   int32_t group_size = -1;  // -1: the format's own
-  int32_t calib_size = 512, calib_max_seq_length = 512;
-  bool symmetric = false, static_inputs = false, json = false;
+  int32_t calib_size = 512, calib_max_seq_length = 512, eval_size = 64;
+  double effective_bits = 0, max_kl = 0;  // 0: every linear in the format
+  bool symmetric = false, static_inputs = false, lm_head = false, embedding = false, json = false;
 };
 
 Status quantize(const QuantizeArgs& args);

@@ -1,10 +1,13 @@
 // build_engine and retarget: the stages in order, each timed for --time.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
+#include <map>
 
 #include "base/log.h"
 #include "compiler/compiler.h"
+#include "compiler/packed_weights.h"
 
 namespace pinion {
 namespace fs = std::filesystem;
@@ -25,8 +28,9 @@ class Timer {
 };
 
 // Files that come along so that the engine answers without its checkpoint.
-constexpr const char* kCompanions[] = {"tokenizer.json",         "tokenizer_config.json", "special_tokens_map.json",
-                                       "generation_config.json", "chat_template.jinja",   "chat_template.json"};
+constexpr const char* kCompanions[] = {"tokenizer.json",          "tokenizer_config.json", "special_tokens_map.json",
+                                       "generation_config.json",  "chat_template.jinja",   "chat_template.json",
+                                       "quantization_report.json"};
 
 Status copy_companions(const fs::path& from, EngineWriter& writer) {
   for (const char* name : kCompanions) {
@@ -45,6 +49,43 @@ Result<std::vector<int32_t>> eos_ids(const Checkpoint& checkpoint, int64_t vocab
     if (!ids.empty()) return std::vector<int32_t>(ids.begin(), ids.end());
   }
   return std::vector<int32_t>{};
+}
+
+std::vector<size_t> nodes_with(const EngineContents& c, int32_t weight) {
+  std::vector<size_t> out;
+  for (size_t n = 0; n < c.node_weights.size(); ++n) {
+    if (std::ranges::find(c.node_weights[n], weight) != c.node_weights[n].end()) out.push_back(n);
+  }
+  return out;
+}
+
+// Why some node with this weight has no kernel for it as `spec`, with many rows or with one; empty: all have.
+std::string why_not_read(const EngineContents& c, std::span<const size_t> nodes, int32_t weight, const WeightSpec& spec,
+                         const Backend& backend, const DeviceInfo& device, DType kv_dtype) {
+  for (const size_t i : nodes) {
+    const Node& n = c.graph.nodes()[i];
+    std::vector<WeightSpec> specs;
+    for (const int32_t id : c.node_weights[i]) specs.push_back(id == weight ? spec : c.weights[id].spec);
+    for (const int64_t rows : {int64_t{1}, int64_t{512}}) {
+      const Call call{.op = &n.op,
+                      .rows = rows,
+                      .inputs = static_cast<int>(n.in.size()),
+                      .weights = specs,
+                      .values = value_types(c.graph, n),
+                      .kv_dtype = kv_dtype};
+      const auto kernels = backend.kernels(kind(n.op));
+      const bool some = std::ranges::any_of(kernels, [&](const Kernel& k) { return k.why_not(call, device).empty(); });
+      if (!some) return fmt::format("{} has no {} kernel that reads {}", backend.name(), op_name(n.op), str(spec));
+    }
+  }
+  return {};
+}
+
+void count_weight(const WeightSpec& spec, BuildReport& report) {
+  auto& kind = report.weights[str(spec)];
+  ++kind.count;
+  kind.bytes += spec.bytes();
+  report.weight_bytes += spec.bytes();
 }
 
 }  // namespace
@@ -67,15 +108,21 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
   PINION_OK(run_passes(c.graph, options.disabled_passes, nullptr));
   Manifest& m = c.manifest;
   m.architecture = model.config.architecture;
-  m.model_name = fs::absolute(checkpoint.dir()).lexically_normal().filename().string();
+  m.model_name = checkpoint.gguf() != nullptr ? checkpoint.config_path().stem().string()
+                                              : fs::absolute(checkpoint.dir()).lexically_normal().filename().string();
   m.target = backend.name();
   m.device = device.info().name;
   m.dtype = options.dtype.value_or(model.config.dtype);
   m.kv_dtype = options.kv_dtype.value_or(m.dtype);
-  if (quantized.is_quantized()) {
-    spdlog::info("the weights quantised by {} are expanded to {}: {} has no kernels that read them packed",
-                 quantized.source(), name(m.dtype), m.target);
+  const QuantFormat* format = nullptr;
+  if (!options.qformat.empty()) {
+    if (quantized.is_quantized()) {
+      return fail(Errc::invalid_argument, fmt::format("the checkpoint is quantised already, by {}", quantized.source()),
+                  "--qformat", "leave it out");
+    }
+    PINION_TRY(format, build_format(options.qformat, checkpoint.is_dummy()));
   }
+  if (m.kv_dtype == DType::f8_e4m3) PINION_OK(read_kv_scales(checkpoint, c.graph));
   type_values(c.graph, backend.value_dtype(m.dtype));
   c.arena = plan_memory(c.graph);
   timer.lap("fuse and plan");
@@ -86,20 +133,53 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
 
   std::vector<const WeightUse*> uses;
   list_weights(c.graph, m.dtype, c.weights, c.node_weights, uses);
-  PINION_TRY(c.programs,
-             select_kernels(c.graph, c.weights, c.node_weights, backend, device, options, m.kv_dtype, report));
-  timer.lap("select kernels");
+  // Which weights are packed shows only when they are read; kernels are chosen before where nothing is quantised, so
+  // that what cannot run is refused at once.
+  const bool packs = options.packed && (quantized.is_quantized() || format != nullptr);
+  const auto select = [&]() -> Status {
+    PINION_TRY(c.programs,
+               select_kernels(c.graph, c.weights, c.node_weights, backend, device, options, m.kv_dtype, report));
+    timer.lap("select kernels");
+    return {};
+  };
+  if (!packs) PINION_OK(select());
 
   PINION_TRY(EngineWriter writer, EngineWriter::create(out));
+  WeightPacker plain(quantized, nullptr), encoder(quantized, format);
+  std::map<std::string, int> expanded;  // by reason
   std::vector<std::byte> bytes;
   for (size_t i = 0; i < c.weights.size(); ++i) {
-    bytes.resize(c.weights[i].spec.bytes());
-    PINION_OK(pack_weight(quantized, *uses[i], c.weights[i].spec, bytes));
+    WeightSpec& spec = c.weights[i].spec;
+    const std::vector<size_t> nodes = nodes_with(c, static_cast<int32_t>(i));
+    bool packed = false;
+    if (packs) {
+      const bool encodes = format != nullptr && std::ranges::all_of(nodes, [&](size_t n) {
+                             return is_quantizable(c.graph, c.graph.nodes()[n]);
+                           });
+      WeightPacker& packer = encodes ? encoder : plain;
+      const auto why_not = [&](const WeightSpec& s) {
+        return why_not_read(c, nodes, static_cast<int32_t>(i), s, backend, device.info(), m.kv_dtype);
+      };
+      PINION_TRY(packed, packer.pack(*uses[i], spec, why_not, bytes));
+      if (!packed && !packer.why().empty()) ++expanded[packer.why()];
+    }
+    if (!packed) {
+      bytes.resize(spec.bytes());
+      PINION_OK(pack_weight(quantized, *uses[i], spec, bytes));
+    }
     PINION_OK(writer.add_weight(c.weights[i], bytes));
-    report.weight_bytes += bytes.size();
+    count_weight(spec, report);
   }
+  for (const auto& [why, n] : expanded)
+    spdlog::info("{} of the quantised weights are expanded to {}: {}", n, name(m.dtype), why);
   timer.lap("pack weights");
-  PINION_OK(copy_companions(checkpoint.dir(), writer));
+  if (packs) PINION_OK(select());
+  if (const GgufModel* gguf = checkpoint.gguf_model()) {
+    for (const auto& [file, text] : gguf->files) PINION_OK(writer.add_text(file, text));
+    if (gguf->files.empty()) spdlog::warn("the file's tokenizer is not used: {}", gguf->no_tokenizer);
+  } else {
+    PINION_OK(copy_companions(checkpoint.dir(), writer));
+  }
   PINION_OK(writer.finish(c));
   timer.lap("write and sync");
   return report;
@@ -116,17 +196,27 @@ Result<BuildReport> retarget(const Engine& engine, const Backend& backend, Devic
   c.manifest.deterministic = options.deterministic;
   type_values(c.graph, backend.value_dtype(c.manifest.dtype));
   c.arena = plan_memory(c.graph);
+  for (size_t i = 0; i < c.weights.size(); ++i) {
+    WeightSpec& spec = c.weights[i].spec;
+    const auto id = static_cast<int32_t>(i);
+    if (spec.layout != Layout::packed) continue;
+    const auto why = why_not_read(c, nodes_with(c, id), id, spec, backend, device.info(), c.manifest.kv_dtype);
+    if (!why.empty()) spec = {spec.dtype, Layout::row_major, spec.rows, spec.cols, {}};
+  }
   PINION_TRY(c.programs,
              select_kernels(c.graph, c.weights, c.node_weights, backend, device, options, c.manifest.kv_dtype, report));
   timer.lap("select kernels");
   PINION_TRY(EngineWriter writer, EngineWriter::create(out));
-  for (PackedWeight& w : c.weights) {
-    const PackedWeight from = w;
-    PINION_OK(writer.add_weight(w, engine.weight_bytes(from)));
-    if (!(w.hash == from.hash))
+  for (size_t i = 0; i < c.weights.size(); ++i) {
+    PackedWeight& w = c.weights[i];
+    const PackedWeight& from = engine.weights()[i];
+    const auto bytes = engine.weight_bytes(from);
+    if (hash128(bytes) != from.hash)
       return fail(Errc::corrupt, "the weight \"" + w.name + "\" is damaged (checksum differs)", engine.dir().string(),
                   "build the engine again");
-    report.weight_bytes += w.spec.bytes();
+    const bool expands = from.spec.layout == Layout::packed && w.spec.layout != Layout::packed;
+    PINION_OK(expands ? writer.add_weight(w, expand_packed(from.spec, bytes)) : writer.add_weight(w, bytes));
+    count_weight(w.spec, report);
   }
   PINION_OK(copy_companions(engine.dir(), writer));
   PINION_OK(writer.finish(c));

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -27,6 +28,8 @@ struct BuildOptions {
   std::vector<std::string> disabled_passes;
   ModelOverrides overrides;
   std::filesystem::path tuning_cache;  // empty: none
+  std::string qformat;                 // quantise linears so, without calibration; empty: as the checkpoint has them
+  bool packed = true;                  // false: expand quantised weights to dtype even where kernels read them packed
   std::string force_kernel;            // only kernels whose name contains this, where one accepts (tests, diff)
 };
 
@@ -38,7 +41,12 @@ struct BuildReport {
   std::vector<Stage> stages;
   std::string explanation;  // --explain: every kernel considered, with its reason, estimate and time
   uint64_t weight_bytes = 0;
-  int32_t tuned = 0, from_cache = 0;  // problems timed now, and taken from the tuning cache
+  struct Weights {
+    int32_t count = 0;
+    uint64_t bytes = 0;
+  };
+  std::map<std::string, Weights> weights;  // matrices and vectors by what they are stored as: str(WeightSpec)
+  int32_t tuned = 0, from_cache = 0;       // problems timed now, and taken from the tuning cache
 };
 
 // Builds `checkpoint` for `device` into the directory `out` (replaced whole when it exists).
@@ -68,6 +76,10 @@ Result<std::vector<Program>> select_kernels(const Graph& graph, std::span<const 
                                             std::span<const std::vector<int32_t>> node_weights, const Backend& backend,
                                             Device& device, const BuildOptions& options, DType kv_dtype,
                                             BuildReport& report);
+
+// Sets the layers' scales of an fp8 cache from the checkpoint's, in every place where tools put them; layers without
+// keep 1. Errors: corrupt for a scale that is not positive.
+Status read_kv_scales(const Checkpoint& checkpoint, Graph& graph);
 
 // Lists the distinct weights of the graph and which node uses which; the offsets are not known yet.
 void list_weights(const Graph& graph, DType dtype, std::vector<PackedWeight>& weights,

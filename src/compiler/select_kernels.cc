@@ -55,7 +55,7 @@ class Selector {
               .deterministic = options_.deterministic};
     std::string key = fmt::format("{} rows={} inputs={} kv={}{}", to_text(node.op), rows, call.inputs, name(kv_dtype_),
                                   options_.deterministic ? " deterministic" : "");
-    for (const WeightSpec& w : weights) key += fmt::format(" {}", name(w.dtype));
+    for (const WeightSpec& w : weights) key += fmt::format(" {}", str(w));
     if (!(values == ValueTypes{})) key += fmt::format(" values {} -> {}", name(values.in[0]), name(values.out[0]));
     if (auto* a = std::get_if<Attention>(&node.op)) key += fmt::format(" window={}", a->window);
     std::string memo = key;  // layers differ only in their numbers: one decision serves them all

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "checkpoint/checkpoint.h"
+#include "compiler/packed_weights.h"
 #include "tensor/convert.h"
 
 namespace pinion {
@@ -37,12 +38,19 @@ Result<std::unique_ptr<Buffer>> LinearTimer::random_tensor(DType type, int64_t n
 }
 
 Status LinearTimer::prepare(const WeightSpec& spec) {
-  if (!weights_.empty() && spec_.rows == spec.rows && spec_.cols == spec.cols && spec_.dtype == spec.dtype) return {};
+  if (!weights_.empty() && spec_.rows == spec.rows && spec_.cols == spec.cols && spec_.dtype == spec.dtype &&
+      spec_.layout == spec.layout && spec_.packing == spec.packing) {
+    return {};
+  }
   weights_.clear();
   spec_ = spec;
   const size_t bytes = std::max<size_t>(64, spec.bytes());
   PINION_TRY(auto first, device_.allocate_pinned(bytes));
-  fill_dummy("timing.weight", spec.dtype, {first->data(), spec.bytes()}, spec.cols);
+  if (spec.layout == Layout::packed) {
+    fill_packed(spec.row_layout(), {first->data(), spec.bytes()});
+  } else {
+    fill_dummy("timing.weight", spec.dtype, {first->data(), spec.bytes()}, spec.cols);
+  }
   if (device_.host_visible()) {
     weights_.push_back(std::move(first));
     return {};

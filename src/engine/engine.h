@@ -20,8 +20,8 @@
 
 namespace pinion {
 
-inline constexpr int kEngineFormat = 2;      // changes when the files' meaning does
-inline constexpr int kKernelSetVersion = 2;  // changes when a kernel's name, layout or tuning does
+inline constexpr int kEngineFormat = 3;      // changes when the files' meaning does
+inline constexpr int kKernelSetVersion = 3;  // changes when a kernel's name, layout or tuning does
 
 struct Manifest {
   std::string architecture, model_name;
@@ -123,6 +123,7 @@ class EngineWriter {
   // Appends one weight's bytes; fills offset and hash.
   Status add_weight(PackedWeight& weight, std::span<const std::byte> bytes);
   Status add_file(const std::filesystem::path& from);  // copied under its own name (tokenizer files)
+  Status add_text(const std::string& name, std::string_view text);
   Status finish(const EngineContents& contents);
 
  private:

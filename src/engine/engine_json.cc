@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace pinion {
@@ -15,6 +16,15 @@ DType dtype(const Json& json) {
   const auto type = dtype_from_name(json.get<std::string>());
   if (!type) bad("unknown dtype " + json.get<std::string>());
   return *type;
+}
+
+Packing packing_from_json(const Json& j, const std::string& weight) {
+  const auto kind = std::ranges::find(kPackedKindNames, j.at("kind").get<std::string>());
+  if (kind == kPackedKindNames.begin() || kind == kPackedKindNames.end()) bad("unknown packing of " + weight);
+  const Packing p{static_cast<PackedKind>(kind - kPackedKindNames.begin()), j.at("group"), j.at("zeros"),
+                  j.at("int8_inputs")};
+  if (!is_sound(p)) bad("the packing of " + weight + " has no layout");
+  return p;
 }
 
 }  // namespace
@@ -46,7 +56,8 @@ Manifest manifest_from_json(const Json& j) {
   m.kernel_set = j.at("kernel_set");
   m.eos_token_ids = j.at("eos_token_ids").get<std::vector<int32_t>>();
   m.disabled_passes = j.at("disabled_passes").get<std::vector<std::string>>();
-  if (!is_float(m.dtype) || !is_float(m.kv_dtype)) bad("dtype and kv_dtype must be float types");
+  if (!is_float(m.dtype)) bad("dtype must be a float type");
+  if (!is_kv_dtype(m.kv_dtype)) bad("a KV cache cannot be of the type " + std::string(name(m.kv_dtype)));
   if (m.block_size < 1 || m.block_size > 4096) bad("block_size is out of range");
   return m;
 }
@@ -110,6 +121,7 @@ void programs_from_json(const Json& j, EngineContents& c) {
 Json weights_to_json(const EngineContents& c) {
   Json weights = Json::array();
   for (const PackedWeight& w : c.weights) {
+    const Packing& p = w.spec.packing;
     weights.push_back({{"name", w.name},
                        {"dtype", name(w.spec.dtype)},
                        {"layout", name(w.spec.layout)},
@@ -117,6 +129,9 @@ Json weights_to_json(const EngineContents& c) {
                        {"cols", w.spec.cols},
                        {"offset", w.offset},
                        {"hash", w.hash.hex()}});
+    if (w.spec.layout != Layout::packed) continue;
+    weights.back()["packing"] = {
+        {"kind", name(p.kind)}, {"group", p.group}, {"zeros", p.zeros}, {"int8_inputs", p.int8_inputs}};
   }
   return {{"weights", weights}, {"node_weights", c.node_weights}};
 }
@@ -126,14 +141,19 @@ void weights_from_json(const Json& j, EngineContents& c, uint64_t data_bytes) {
     PackedWeight p;
     p.name = w.at("name");
     p.spec = {dtype(w.at("dtype")), Layout::row_major, w.at("rows"), w.at("cols")};
-    if (w.at("layout").get<std::string>() != name(Layout::row_major)) bad("unknown layout of " + p.name);
+    const auto layout = w.at("layout").get<std::string>();
+    if (layout == name(Layout::packed)) {
+      p.spec.layout = Layout::packed;
+      p.spec.packing = packing_from_json(w.at("packing"), p.name);
+    } else if (layout != name(Layout::row_major)) {
+      bad("unknown layout of " + p.name);
+    }
     if (!is_float(p.spec.dtype)) bad("the dtype of " + p.name + " is no float type");
     p.offset = w.at("offset");
     p.hash = hash_from_hex(w.at("hash"));
     constexpr int64_t kMost = int64_t{1} << 31;
     if (p.spec.rows < 1 || p.spec.cols < 1 || p.spec.rows > kMost || p.spec.cols > kMost || p.offset % 64 ||
-        p.offset > data_bytes ||
-        static_cast<uint64_t>(p.spec.rows) * p.spec.cols > (data_bytes - p.offset) / byte_size(p.spec.dtype)) {
+        p.offset > data_bytes || p.spec.bytes() > data_bytes - p.offset) {
       bad(p.name + " lies outside the data");
     }
     c.weights.push_back(std::move(p));

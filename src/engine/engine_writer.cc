@@ -32,7 +32,10 @@ Status EngineWriter::add_weight(PackedWeight& weight, std::span<const std::byte>
 
 Status EngineWriter::add_file(const fs::path& from) {
   PINION_TRY(std::string text, read_file(from));
-  const std::string name = from.filename().string();
+  return add_text(from.filename().string(), text);
+}
+
+Status EngineWriter::add_text(const std::string& name, std::string_view text) {
   PINION_OK(write_file(dir_.path() / name, text));
   files_[name] = {{"size", text.size()}, {"hash", hash128(text).hex()}};
   return {};
@@ -62,7 +65,7 @@ Status EngineWriter::finish(const EngineContents& c) {
 std::string to_text(const EngineContents& c) {
   std::string text = "manifest " + to_json(c.manifest).dump(2) + "\n\ngraph\n" + to_text(c.graph) + "\nweights\n";
   for (const PackedWeight& w : c.weights) {
-    text += fmt::format("  {} {} [{}, {}] {} bytes at {} {}\n", w.name, name(w.spec.dtype), w.spec.rows, w.spec.cols,
+    text += fmt::format("  {} {} [{}, {}] {} bytes at {} {}\n", w.name, str(w.spec), w.spec.rows, w.spec.cols,
                         w.spec.bytes(), w.offset, w.hash.hex());
   }
   for (const Program& p : c.programs) {

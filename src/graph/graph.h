@@ -60,7 +60,13 @@ struct KvLayer {  // what one attention layer caches
   int64_t kv_heads = 0, head_dim = 0;
   int32_t window = 0;   // 0: everything
   bool latent = false;  // one row of head_dim numbers per token and head instead of a key and a value (MlaKvWrite)
+  float k_scale = 1, v_scale = 1;  // of an fp8 cache: stored = e4m3(x / scale)
   int64_t token_width() const { return (latent ? 1 : 2) * kv_heads * head_dim; }  // numbers per token
+  // Bytes per token in a cache of this type; int8 has an f32 scale beside each head's key and value.
+  int64_t token_bytes(DType type) const {
+    const int64_t scales = type == DType::i8 ? (latent ? 1 : 2) * kv_heads * int64_t{sizeof(float)} : 0;
+    return token_width() * bit_size(type) / 8 + scales;
+  }
   bool operator==(const KvLayer&) const = default;
 };
 

@@ -148,7 +148,12 @@ Json to_json(const Graph& g) {
     specs.push_back({spec.rows == Rows::tokens ? "tokens" : "outputs", spec.width, name(spec.dtype)});
   }
   for (const KvLayer& l : g.kv_layers)
-    layers.push_back({{"kv_heads", l.kv_heads}, {"head_dim", l.head_dim}, {"window", l.window}, {"latent", l.latent}});
+    layers.push_back({{"kv_heads", l.kv_heads},
+                      {"head_dim", l.head_dim},
+                      {"window", l.window},
+                      {"latent", l.latent},
+                      {"k_scale", l.k_scale},
+                      {"v_scale", l.v_scale}});
   for (const RopeSpec& r : g.ropes) ropes.push_back(to_json(r));
   return {{"nodes", nodes},
           {"values", specs},
@@ -169,8 +174,13 @@ Result<Graph> graph_from_json(const Json& json, std::string_view where) {
       if (!dtype) throw std::out_of_range("unknown element type " + v.at(2).get<std::string>());
       g.new_value({rows == "tokens" ? Rows::tokens : Rows::outputs, v.at(1).get<int64_t>(), *dtype});
     }
-    for (const Json& l : json.at("kv_layers"))
-      g.kv_layers.push_back({l.at("kv_heads"), l.at("head_dim"), l.at("window"), l.at("latent")});
+    for (const Json& l : json.at("kv_layers")) {
+      g.kv_layers.push_back({l.at("kv_heads"), l.at("head_dim"), l.at("window"), l.at("latent"),
+                             l.at("k_scale").get<float>(), l.at("v_scale").get<float>()});
+      for (const float scale : {g.kv_layers.back().k_scale, g.kv_layers.back().v_scale}) {
+        if (!(scale > 0) || !(scale < 1e30f)) throw std::out_of_range("a scale of the KV cache is not positive");
+      }
+    }
     for (const Json& r : json.at("ropes")) {
       PINION_TRY(RopeSpec spec, rope_from_json(r, where));
       g.ropes.push_back(std::move(spec));

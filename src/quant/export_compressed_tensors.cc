@@ -139,7 +139,9 @@ Result<std::vector<ExportedTensor>> export_compressed_tensors(const std::string&
   return out;
 }
 
-Json compressed_tensors_config(const Scheme& s, std::span<const std::string> ignored) {
+namespace {
+
+Json group_json(const Scheme& s, const Json& targets) {
   const bool block = s.block_rows > 1 && s.block_cols > 0;
   const std::string_view strategy = s.code == CodeType::e2m1 && s.block_cols == 16 ? "tensor_group"
                                     : block                                        ? "block"
@@ -149,13 +151,28 @@ Json compressed_tensors_config(const Scheme& s, std::span<const std::string> ign
   Json weights = arguments(s.code == CodeType::integer ? "int" : "float", s.bits, strategy, !s.zero_points);
   if (block) weights["block_structure"] = {s.block_rows, s.block_cols};
   if (!block && s.block_cols > 0) weights["group_size"] = s.block_cols;
-  const Json group = {{"targets", {"Linear"}},
-                      {"weights", weights},
-                      {"input_activations", input_arguments(s.input)},
-                      {"output_activations", nullptr},
-                      {"format", format_of(s)}};
-  return {{"quant_method", "compressed-tensors"},  {"format", format_of(s)}, {"quantization_status", "compressed"},
-          {"config_groups", {{"group_0", group}}}, {"ignore", ignored},      {"kv_cache_scheme", nullptr}};
+  return {{"targets", targets},
+          {"weights", weights},
+          {"input_activations", input_arguments(s.input)},
+          {"output_activations", nullptr},
+          {"format", format_of(s)}};
+}
+
+}  // namespace
+
+Json compressed_tensors_config(std::span<const SchemeGroup> groups, std::span<const std::string> ignored) {
+  Json list = Json::object();
+  for (size_t i = 0; i < groups.size(); ++i) {
+    const Json targets = groups.size() == 1 ? Json{"Linear"} : Json(groups[i].modules);
+    list[fmt::format("group_{}", i)] = group_json(groups[i].scheme, targets);
+  }
+  const std::string_view format = groups.size() == 1 ? format_of(groups[0].scheme) : "mixed-precision";
+  return {{"quant_method", "compressed-tensors"},
+          {"format", format},
+          {"quantization_status", "compressed"},
+          {"config_groups", list},
+          {"ignore", ignored},
+          {"kv_cache_scheme", nullptr}};
 }
 
 }  // namespace pinion

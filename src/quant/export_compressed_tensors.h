@@ -25,7 +25,14 @@ struct ExportedTensor {
 // not folded into the layer before).
 Result<std::vector<ExportedTensor>> export_compressed_tensors(const std::string& prefix, const QuantizedMatrix& m);
 
-// config.json's quantization_config, for linears that all have `scheme` but for those in `ignored`.
-Json compressed_tensors_config(const Scheme& scheme, std::span<const std::string> ignored);
+// Modules that are quantised alike.
+struct SchemeGroup {
+  Scheme scheme;
+  std::vector<std::string> modules;
+};
+
+// config.json's quantization_config. One group is every linear that is not in `ignored`; of several, each names its
+// modules.
+Json compressed_tensors_config(std::span<const SchemeGroup> groups, std::span<const std::string> ignored);
 
 }  // namespace pinion

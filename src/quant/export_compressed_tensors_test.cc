@@ -46,7 +46,8 @@ TEST(ExportCompressedTensors, ReadsBackEqual) {
     for (const ExportedTensor& t : *tensors) write.push_back({t.name, t.dtype, t.shape, std::span(t.data)});
     const ScratchDir dir;
     const std::vector<std::string> ignored{"lm_head"};
-    const Json config = {{"quantization_config", compressed_tensors_config(m->scheme, ignored)}};
+    const Json config = {
+        {"quantization_config", compressed_tensors_config(std::vector{SchemeGroup{m->scheme, {}}}, ignored)}};
     ASSERT_TRUE(write_hf_files(dir.path(), config, write).ok());
     auto checkpoint = Checkpoint::open(dir.path());
     ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;

@@ -67,7 +67,9 @@ PackedPlan plan_packed(const Scheme& s, int64_t rows, int64_t cols) {
 PackedPlan plan_packed(const QuantizedMatrix& m) {
   PackedPlan out = plan_packed(m.scheme, m.rows, m.cols);
   if (!out.why_not.empty()) return out;
-  if (!m.column_group.empty()) {
+  if (!m.offsets.empty()) {
+    out.why_not = "its groups have offsets that are no multiples of their scales (K-quants)";
+  } else if (!m.column_group.empty()) {
     out.why_not = "the columns of a group are not neighbours (act-order)";
   } else if (!m.input_multiplier.empty()) {
     out.why_not = "the inputs have multipliers that are not folded into the layer before";
@@ -81,37 +83,38 @@ PackedPlan plan_packed(const QuantizedMatrix& m) {
   return out;
 }
 
+void pack_row(const QuantizedMatrix& m, int64_t row, const RowLayout& layout, int64_t to, std::span<std::byte> out) {
+  const int64_t row_bytes = layout.code_row_bytes(), groups = layout.groups(), padded = (m.cols + 31) / 32 * 32;
+  std::byte* codes = out.data() + to * row_bytes;
+  const uint8_t* from = m.codes.data() + row * m.cols;
+  if (layout.code_bits() == 8) {
+    std::memcpy(codes, from, m.cols);
+    std::fill(codes + m.cols, codes + padded, std::byte{0});
+  } else {
+    std::fill(codes, codes + row_bytes, std::byte{0});
+    for (int64_t k = 0; k < padded; ++k) {
+      const uint8_t nibble = to_nibble(layout.kind, k < m.cols ? from[k] : 0);
+      codes[nibble_byte(k)] |= static_cast<std::byte>(nibble << nibble_shift(k));
+    }
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t source = m.scale_index(row, g * layout.group), at = to * groups + g;
+    if (layout.scale_bytes() == 1) {
+      out[layout.scales_offset() + at] = static_cast<std::byte>(scale_byte(layout.kind, m.scales[source]));
+    } else {
+      put_float(out.data() + layout.scales_offset() + at * 4, m.scales[source] * m.tensor_scale);
+    }
+    if (layout.zeros) out[layout.zeros_offset() + at] = static_cast<std::byte>(m.zeros[source]);
+  }
+  if (layout.kind == PackedKind::nvfp4) put_float(out.data() + layout.factors_offset() + to * 4, m.tensor_scale);
+}
+
 void pack_rows(const QuantizedMatrix& m, const RowLayout& layout, int64_t first, int64_t step,
                std::span<std::byte> out) {
   check(out.size() == static_cast<size_t>(layout.bytes()), "pack_rows: the output has the layout's size");
   check(same_but_rows(plan_packed(m).layout, layout), "pack_rows: the matrix has this layout");
   check(first + (m.rows - 1) * step < layout.rows, "pack_rows: the rows exist");
-  const int64_t row_bytes = layout.code_row_bytes(), groups = layout.groups(), padded = (m.cols + 31) / 32 * 32;
-  for (int64_t r = 0; r < m.rows; ++r) {
-    const int64_t n = first + r * step;
-    std::byte* codes = out.data() + n * row_bytes;
-    const uint8_t* from = m.codes.data() + r * m.cols;
-    if (layout.code_bits() == 8) {
-      std::memcpy(codes, from, m.cols);
-      std::fill(codes + m.cols, codes + padded, std::byte{0});
-    } else {
-      std::fill(codes, codes + row_bytes, std::byte{0});
-      for (int64_t k = 0; k < padded; ++k) {
-        const uint8_t nibble = to_nibble(layout.kind, k < m.cols ? from[k] : 0);
-        codes[nibble_byte(k)] |= static_cast<std::byte>(nibble << nibble_shift(k));
-      }
-    }
-    for (int64_t g = 0; g < groups; ++g) {
-      const int64_t source = m.scale_index(r, g * layout.group), to = n * groups + g;
-      if (layout.scale_bytes() == 1) {
-        out[layout.scales_offset() + to] = static_cast<std::byte>(scale_byte(layout.kind, m.scales[source]));
-      } else {
-        put_float(out.data() + layout.scales_offset() + to * 4, m.scales[source] * m.tensor_scale);
-      }
-      if (layout.zeros) out[layout.zeros_offset() + to] = static_cast<std::byte>(m.zeros[source]);
-    }
-    if (layout.kind == PackedKind::nvfp4) put_float(out.data() + layout.factors_offset() + n * 4, m.tensor_scale);
-  }
+  for (int64_t r = 0; r < m.rows; ++r) pack_row(m, r, layout, first + r * step, out);
 }
 
 std::vector<std::byte> pack(const QuantizedMatrix& m) {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "quant/quantized_matrix.h"
-#include "quant/row_layout.h"
+#include "tensor/row_layout.h"
 
 namespace pinion {
 
@@ -25,6 +25,8 @@ PackedPlan plan_packed(const QuantizedMatrix& m);
 // caller clears the memory first.
 void pack_rows(const QuantizedMatrix& m, const RowLayout& layout, int64_t first, int64_t step,
                std::span<std::byte> out);
+// Row `row` of `m` as row `to`; the caller has checked that the plan agrees. Rows may be written at the same time.
+void pack_row(const QuantizedMatrix& m, int64_t row, const RowLayout& layout, int64_t to, std::span<std::byte> out);
 std::vector<std::byte> pack(const QuantizedMatrix& m);
 
 // The matrix with a scale per row and group: equal codes, scales and zeros as went in, the scales of taller blocks

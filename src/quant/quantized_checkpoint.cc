@@ -70,6 +70,11 @@ Result<std::unique_ptr<QuantSource>> open_source(const Checkpoint& checkpoint, c
 Result<QuantizedCheckpoint> QuantizedCheckpoint::open(const Checkpoint& checkpoint) {
   QuantizedCheckpoint out;
   out.checkpoint_ = &checkpoint;
+  if (checkpoint.gguf() != nullptr) {
+    out.source_ = open_gguf(checkpoint);
+    out.names_ = checkpoint.names();
+    return out;
+  }
   if (checkpoint.is_dummy() && !checkpoint.config().contains("quantization_config")) return out;
   const ConfigReader config(checkpoint.config(), checkpoint.config_path().string());
   PINION_TRY(const auto section, config.find_section("quantization_config"));

@@ -63,14 +63,15 @@ Status validate(const QuantizedMatrix& m, std::string_view where) {
   const Scheme& s = m.scheme;
   const size_t count = static_cast<size_t>(m.scale_rows() * m.scale_cols());
   if (m.codes.size() != static_cast<size_t>(m.rows * m.cols) || m.scales.size() != count ||
-      m.zeros.size() != (s.zero_points ? count : 0) ||
+      m.zeros.size() != (s.zero_points ? count : 0) || (!m.offsets.empty() && m.offsets.size() != count) ||
       (!m.column_group.empty() && m.column_group.size() != static_cast<size_t>(m.cols)) ||
       (!m.input_multiplier.empty() && m.input_multiplier.size() != static_cast<size_t>(m.cols))) {
     return fail(Errc::corrupt, fmt::format("the parts of a quantised [{}, {}] do not fit each other", m.rows, m.cols),
                 where);
   }
   // A scale of zero is what padded rows have; it makes them zero, which is harmless.
-  const auto bad = std::ranges::find_if(m.scales, [](float v) { return !std::isfinite(v) || v < 0; });
+  const auto bad =
+      std::ranges::find_if(m.scales, [&](float v) { return !std::isfinite(v) || (v < 0 && !m.signed_scales); });
   if (bad != m.scales.end()) {
     return fail(Errc::corrupt, fmt::format("the scale {} is {}", bad - m.scales.begin(), *bad), where,
                 "scales are finite and not negative");
@@ -82,6 +83,9 @@ Status validate(const QuantizedMatrix& m, std::string_view where) {
   if (!std::isfinite(m.input_scale) || m.input_scale < 0) {
     return fail(Errc::corrupt, fmt::format("the input scale is {}", m.input_scale), where,
                 "it must be finite and positive");
+  }
+  if (!std::ranges::all_of(m.offsets, [](float v) { return std::isfinite(v); })) {
+    return fail(Errc::corrupt, "an offset is NaN or infinite", where);
   }
   if (!std::ranges::all_of(m.input_multiplier, [](float v) { return std::isfinite(v); })) {
     return fail(Errc::corrupt, "an input multiplier is NaN or infinite", where);
@@ -121,6 +125,7 @@ void decode_rows(const QuantizedMatrix& m, int64_t first, int64_t last, std::spa
         const int64_t g = base + (m.column_group.empty() ? k0 / width : m.column_group[k]);
         const float zero = m.zeros.empty() ? 0 : static_cast<float>(m.zeros[g]);
         to[k] = (value[code[k]] - zero) * (m.scales[g] * m.tensor_scale);
+        if (!m.offsets.empty()) to[k] -= m.offsets[g];
       }
     }
     if (!m.input_multiplier.empty()) {

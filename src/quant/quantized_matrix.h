@@ -43,7 +43,7 @@ struct Scheme {
 };
 std::string str(const Scheme& scheme);  // "int4 group 128, zero points"
 
-// W[n, k] = (value(code[n, k]) - zero[block]) * scale[block] * tensor_scale, and the linear is
+// W[n, k] = (value(code[n, k]) - zero[block]) * scale[block] * tensor_scale - offset[block], and the linear is
 //   y = (x ∘ input_multiplier) W^T.
 struct QuantizedMatrix {
   Scheme scheme;
@@ -51,8 +51,10 @@ struct QuantizedMatrix {
   std::vector<uint8_t> codes;           // [rows, cols]
   std::vector<float> scales;            // [scale_rows(), scale_cols()]
   std::vector<int8_t> zeros;            // like scales, or empty
+  std::vector<float> offsets;           // like scales, or empty: all 0 (GGUF's K-quants)
   std::vector<int32_t> column_group;    // [cols]: the scale column of each; empty: col / block_cols (GPTQ act-order)
   std::vector<float> input_multiplier;  // [cols]; empty: all 1 (ModelOpt's pre_quant_scale)
+  bool signed_scales = false;           // the tool that made it means a negative scale
   float tensor_scale = 1;               // NVFP4's second level
   float input_scale = 0;                // of InputQuant's static kinds; 0: there is none
 

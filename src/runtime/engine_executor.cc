@@ -63,7 +63,7 @@ std::vector<KvGroupInfo> kv_groups(const Graph& graph, DType kv_dtype, int32_t b
     auto g = std::ranges::find(groups, l.window, &KvGroupInfo::window);
     if (g == groups.end()) g = groups.insert(groups.end(), KvGroupInfo{.window = l.window});
     ++g->layers;
-    g->block_bytes += align(l.token_width() * block_size * byte_size(kv_dtype));
+    g->block_bytes += align(l.token_bytes(kv_dtype) * block_size);
   }
   return groups;
 }
@@ -163,12 +163,14 @@ Status EngineExecutor::load(ExecutorOptions options) {
   for (const KvLayer& l : g.kv_layers) {
     const size_t group = std::ranges::find(groups_, l.window, &KvGroupInfo::window) - groups_.begin();
     group_of_layer.push_back(static_cast<int32_t>(group));
-    const size_t bytes = l.token_width() * m.block_size * byte_size(m.kv_dtype);
+    const size_t bytes = l.token_bytes(m.kv_dtype) * m.block_size;
     kv_views.push_back({.base = kv_->data() + used[group],
                         .block_stride = static_cast<int64_t>(page_bytes_),
                         .v_offset = static_cast<int64_t>(l.latent ? 0 : bytes / 2),
                         .block_size = m.block_size,
-                        .dtype = m.kv_dtype});
+                        .dtype = m.kv_dtype,
+                        .k_scale = l.k_scale,
+                        .v_scale = l.v_scale});
     used[group] += align(bytes);
   }
 

@@ -29,7 +29,7 @@ class CompiledModel {
     auto device = backend.open({});
     check(device.ok(), device ? "" : device.error().message);
     device_ = *std::move(device);
-    auto source = Checkpoint::open(checkpoint);
+    auto source = checkpoint.extension() == ".gguf" ? Checkpoint::open_gguf(checkpoint) : Checkpoint::open(checkpoint);
     check(source.ok(), source ? "" : source.error().message);
     build.time_kernels = false;
     auto built = build_engine(*source, backend, *device_, build, dir_);

@@ -1,5 +1,8 @@
 #include "backend/all/op_cases.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "graph/graph.h"  // to_text
 
 namespace pinion {
@@ -39,6 +42,7 @@ std::vector<OpCase> linear_cases(CaseSet set) {
       cases.push_back(linear(DType::bf16, rows, 8192, 2048));
       if (rows <= 16) cases.push_back(linear(DType::bf16, rows, 2048, 128256));
     }
+    for (OpCase& c : packed_linear_cases(set)) cases.push_back(std::move(c));
     return cases;
   }
   for (int32_t rows = 1; rows <= 17; ++rows) cases.push_back(linear(DType::bf16, rows, 64, 36));
@@ -59,6 +63,7 @@ std::vector<OpCase> linear_cases(CaseSet set) {
       cases.push_back(linear(type, rows, 4224, 52, Epilogue::none, true));
     }
   }
+  for (OpCase& c : packed_linear_cases(set)) cases.push_back(std::move(c));
   return cases;
 }
 
@@ -85,6 +90,15 @@ std::vector<OpCase> attention_cases(CaseSet set) {
     cases.push_back(attention(DType::bf16, {{512, 512}}, 32, 8, 64, 0, 64, 1));
     cases.push_back(attention(DType::bf16, {{512, 4096}}, 32, 8, 64, 0, 64, 1));
     return cases;
+  }
+  for (DType kv : {DType::f8_e4m3, DType::i8}) {
+    for (int inputs : {1, 3}) {
+      cases.push_back(attention(kv, {{1, 1}}, 4, 2, 64, 0, 64, inputs));
+      cases.push_back(attention(kv, {{1, 77}, {33, 33}, {5, 130}}, 8, 2, 64, 0, 16, inputs));
+      cases.push_back(attention(kv, {{1, 300}, {40, 200}}, 4, 4, 80, 50, 32, inputs));
+    }
+    cases.push_back(attention(kv, {{1, 2500}}, 4, 1, 32, 1100, 64, 1));  // splits, the first behind the window
+    cases.push_back(attention(kv, {{20, 1040}}, 3, 3, 5, 0, 7, 3));
   }
   for (DType kv : kFloats) {
     for (int inputs : {1, 3}) {
@@ -371,6 +385,7 @@ std::vector<OpCase> row_cases(OpKind kind, CaseSet set) {
     if (kind == OpKind::rope_kv_write && n > 0) {
       cases.push_back(rope_kv_write(DType::bf16, n, 32, 8, 64, 64, false, false, 64));
       if (timing) continue;
+      for (DType kv : {DType::f8_e4m3, DType::i8}) cases.push_back(rope_kv_write(kv, n, 4, 2, 80, 32, false, true, 16));
       for (DType kv : kFloats) {
         cases.push_back(rope_kv_write(kv, n, 4, 2, 80, 32, false, true, 16));
         cases.push_back(rope_kv_write(kv, n, 6, 3, 36, 36, true, false, 32));
@@ -409,6 +424,11 @@ std::vector<OpCase> op_cases(OpKind kind, CaseSet set) {
   switch (kind) {
     case OpKind::linear:
       return linear_cases(set);
+    case OpKind::embed: {
+      std::vector<OpCase> cases = row_cases(kind, set);
+      if (set == CaseSet::correctness) std::ranges::move(packed_embed_cases(), std::back_inserter(cases));
+      return cases;
+    }
     case OpKind::attention:
       return attention_cases(set);
     case OpKind::moe_route:

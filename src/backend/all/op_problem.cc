@@ -5,12 +5,14 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <new>
 #include <numeric>
 #include <random>
 
 #include "backend/all/op_cases.h"
+#include "quant/number_formats.h"
 #include "tensor/convert.h"
 
 namespace pinion {
@@ -56,7 +58,31 @@ struct CacheShape {
   int64_t kv_heads = 0, head_dim = 0, rotary = 0;
   int32_t window = 0;
   int64_t planes = 2;  // K and V, or one latent
+
+  // Of a plane of a block.
+  int64_t rows(int32_t block_size) const { return kv_heads * block_size; }
+  int64_t plane_bytes(DType type, int32_t block_size) const {
+    const int64_t scales = type == DType::i8 ? rows(block_size) * int64_t{sizeof(float)} : 0;
+    return rows(block_size) * head_dim * bit_size(type) / 8 + scales;
+  }
 };
+
+// Row `row` of a plane: random numbers, or what makes every result NaN, where the type has that.
+void fill_row(std::byte* plane, DType type, int64_t rows, int64_t row, int64_t d,
+              const std::function<float()>& number) {
+  for (int64_t i = row * d; i < (row + 1) * d; ++i) {
+    const float v = number();
+    if (type == DType::f8_e4m3) {
+      plane[i] = static_cast<std::byte>(std::isnan(v) ? 0x7f : f32_to_e4m3(v * 100));
+    } else if (type == DType::i8) {
+      plane[i] = static_cast<std::byte>(std::isnan(v) ? 1 : static_cast<int8_t>(v * 60));
+    } else {
+      store_f32(plane, type, i, v);
+    }
+  }
+  const float scale = std::isnan(number()) ? kNan : 0.02f + 0.001f * static_cast<float>(row % 7);
+  if (type == DType::i8) std::memcpy(plane + rows * d + row * sizeof(float), &scale, sizeof scale);
+}
 
 // The op's integers: the experts that a router chose.
 DType input_type(const Op& op, size_t input) {
@@ -75,6 +101,33 @@ void choose_experts(const MoeLinear& op, int64_t rows, int32_t* ids, std::mt1993
     std::copy_n(all.begin(), op.top_k, ids);
     std::sort(ids, ids + op.top_k);
   }
+}
+
+// Random codes, those past the last column too, that are no NaN; scales that make outputs about one.
+void fill_packed(const RowLayout& l, std::span<std::byte> out, std::mt19937_64& random) {
+  for (std::byte& b : out.first(l.scales_offset())) {
+    do {
+      b = static_cast<std::byte>(random());
+    } while (l.kind == PackedKind::fp8 && (static_cast<uint8_t>(b) & 0x7f) == 0x7f);
+  }
+  const float unit = (l.kind == PackedKind::int8   ? 1 / 100.0f
+                      : l.kind == PackedKind::fp8  ? 1 / 200.0f
+                      : l.kind == PackedKind::int4 ? 1 / 8.0f
+                                                   : 1 / 4.0f) /
+                     std::sqrt(static_cast<float>(l.cols));
+  const auto put = [&](int64_t offset, int64_t i, float v) { std::memcpy(out.data() + offset + 4 * i, &v, sizeof v); };
+  const auto scale = [&] { return unit * (0.5f + static_cast<float>(random() % 1000) / 1000); };
+  for (int64_t i = 0; i < l.rows * l.groups(); ++i) {
+    if (l.kind == PackedKind::nvfp4) {
+      out[l.scales_offset() + i] = static_cast<std::byte>(random() % 0x48);  // subnormal ones too
+    } else if (l.kind == PackedKind::mxfp4) {
+      out[l.scales_offset() + i] = static_cast<std::byte>(120 + random() % 8);
+    } else {
+      put(l.scales_offset(), i, scale());
+    }
+    if (l.zeros) out[l.zeros_offset() + i] = static_cast<std::byte>(static_cast<int>(random() % 16) - 8);
+  }
+  for (int64_t i = 0; l.kind == PackedKind::nvfp4 && i < l.rows; ++i) put(l.factors_offset(), i, scale());
 }
 
 CacheShape cache_shape(const Op& op) {
@@ -106,6 +159,12 @@ OpProblem::OpProblem(const OpCase& c, uint64_t seed) : case_(c) {
     for (int64_t i = 0; i < n; ++i) store_f32(p, type, i, uniform(random) * scale);
   };
   for (const WeightSpec& w : c.weights) {
+    if (w.layout == Layout::packed) {
+      Memory& memory = weight_data_.emplace_back();
+      memory.resize(w.bytes());
+      fill_packed(w.row_layout(), memory, random);
+      continue;
+    }
     fill(weight_data_.emplace_back(), w.dtype, w.rows * w.cols,
          w.rows > 1 ? 1.7f / std::sqrt(static_cast<float>(w.cols)) : 1);
   }
@@ -141,9 +200,15 @@ OpProblem::OpProblem(const OpCase& c, uint64_t seed) : case_(c) {
   std::vector<int32_t> free(blocks + 1);
   std::iota(free.begin(), free.end(), 0);
   std::shuffle(free.begin(), free.end(), random);
-  const int64_t half = shape.kv_heads * c.block_size * shape.head_dim, element = bit_size(c.kv_dtype) / 8;
-  cache_.resize((blocks + 1) * shape.planes * half * element);
-  for (int64_t i = 0; i < (blocks + 1) * shape.planes * half; ++i) store_f32(cache_.data(), c.kv_dtype, i, kNan);
+  const int64_t plane = shape.plane_bytes(c.kv_dtype, c.block_size), plane_rows = shape.rows(c.block_size);
+  const auto fill_cache = [&](int64_t block, int64_t p, int64_t row, const std::function<float()>& number) {
+    std::byte* at = cache_.data() + (block * shape.planes + p) * plane;
+    fill_row(at, c.kv_dtype, plane_rows, row, shape.head_dim, number);
+  };
+  cache_.resize((blocks + 1) * shape.planes * plane);
+  for (int64_t i = 0; i < (blocks + 1) * shape.planes * plane_rows; ++i) {
+    fill_cache(i / plane_rows / shape.planes, i / plane_rows % shape.planes, i % plane_rows, [] { return kNan; });
+  }
   table_.assign(c.seqs.size() * max_blocks_, -1);
   for (size_t s = 0; s < c.seqs.size(); ++s) {
     const int64_t oldest = c.seqs[s].context - c.seqs[s].tokens;  // the position of the step's first row
@@ -154,8 +219,8 @@ OpProblem::OpProblem(const OpCase& c, uint64_t seed) : case_(c) {
       if (block < 0) block = free.back(), free.pop_back();
       if (j < live || (j >= oldest && c.inputs == 3)) continue;  // dead, or the kernel writes it
       for (int64_t h = 0; h < shape.planes * shape.kv_heads; ++h) {
-        const int64_t at = block * shape.planes * half + (h * c.block_size + j % c.block_size) * shape.head_dim;
-        for (int64_t i = 0; i < shape.head_dim; ++i) store_f32(cache_.data(), c.kv_dtype, at + i, uniform(random) * 2);
+        fill_cache(block, h / shape.kv_heads, h % shape.kv_heads * c.block_size + j % c.block_size,
+                   [&] { return uniform(random) * 2; });
       }
     }
   }
@@ -172,13 +237,15 @@ void OpProblem::bind() {
     out_.push_back({output_data_[i].data(), output_type(case_.op, i), {rows, output_widths_[i]}});
   }
   const CacheShape shape = cache_shape(case_.op);
-  const int64_t half = shape.kv_heads * case_.block_size * shape.head_dim * bit_size(case_.kv_dtype) / 8;
+  const int64_t half = shape.plane_bytes(case_.kv_dtype, case_.block_size);
   ropes_ = {{cos_.data(), sin_.data()}};
   kv_ = {{.base = cache_.data(),
           .block_stride = shape.planes * half,
           .v_offset = (shape.planes - 1) * half,
           .block_size = case_.block_size,
           .dtype = case_.kv_dtype,
+          .k_scale = case_.kv_dtype == DType::f8_e4m3 ? 0.01f : 1,
+          .v_scale = case_.kv_dtype == DType::f8_e4m3 ? 0.0125f : 1,
           .block_table = table_.data(),
           .max_blocks = max_blocks_}};
   batch_ = {.tokens = static_cast<int32_t>(rows),

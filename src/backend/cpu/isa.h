@@ -47,6 +47,24 @@ struct AttentionTask {
   const float* sinks = nullptr;   // [heads]; null: none
 };
 
+// y = x W^T over a packed W: tensor/row_layout.h, as plain numbers.
+struct PackedTask {
+  LinearTask linear;  // without its weight
+  PackedKind kind = PackedKind::none;
+  const uint8_t *codes = nullptr, *scales = nullptr;
+  const int8_t* zeros = nullptr;   // null: none
+  const float* factors = nullptr;  // of nvfp4
+  int64_t code_row_bytes = 0, groups = 1, group = 0;
+  int code_bits = 4, scale_bytes = 4;
+  const uint8_t* x8 = nullptr;  // [m, x8_stride]: x rounded to int8, plus 128; rows padded to 64 with 128
+  int64_t x8_stride = 0;
+  const float* x8_scales = nullptr;  // [m]
+};
+inline constexpr int64_t kPackedRows = 4;      // weight rows that are decoded at once
+inline constexpr int64_t kPackedChunk = 1024;  // columns that are decoded at once, and that a partial sum covers
+inline constexpr int64_t kPackedPanel = 48;    // weight rows whose sums are finished at once
+inline constexpr int64_t kPackedFew = 8;       // rows of x up to which weights are best read row by row
+
 // The rows [first, last) of sequence `seq` and the query heads of one KV head.
 struct AttentionBlock {
   int64_t seq = 0, kv_head = 0, first = 0, last = 0;
@@ -103,6 +121,14 @@ struct IsaKernels {
   void (*multiply_terms)(const LinearTask&, const LinearTile&, int64_t first, int64_t last, int64_t m_first,
                          int64_t m_last, const uint16_t* x, float* scratch) = nullptr;
   float (*matrix_multiply)(int64_t rounds) = nullptr;
+
+  // Linears over packed weights, whose rows [first, last) they take for rows [m_first, m_last) of x. packed: scratch of
+  // kPackedRows * kPackedChunk floats, then as packed_int8: (m_last - m_first) * kPackedPanel + 2 * kMaxLanes.
+  // round_row makes a row of x8 of `padded` bytes, and returns its scale.
+  void (*packed)(const PackedTask&, int64_t first, int64_t last, int64_t m_first, int64_t m_last, float* scratch);
+  void (*packed_int8)(const PackedTask&, int64_t first, int64_t last, int64_t m_first, int64_t m_last, float* raw);
+  float (*round_row)(const float* x, int64_t k, int64_t padded, uint8_t* out);
+  void (*packed_row)(const PackedTask&, int64_t row, int64_t width, float scale, float* y);  // W[row] * scale
 
   // A block over all its keys; one split of a block into a partial (rows * (2 + head_dim) floats); partials into y.
   void (*attention)(const AttentionTask&, const AttentionBlock&, float* scratch);
@@ -164,7 +190,7 @@ constexpr int64_t attention_partial(int64_t rows, int64_t head_dim) {
 }
 constexpr int64_t attention_scratch(int64_t rows, int64_t head_dim) {
   return kMaxKeys * head_dim + kAttentionTile * attention_width(head_dim) + rows * (kAttentionTile + 2 * head_dim + 1) +
-         2 * attention_partial(rows, head_dim);
+         2 * attention_partial(rows, head_dim) + 4 * kAttentionTile * head_dim;
 }
 
 std::span<const IsaKernels* const> available_isas();  // of this machine, the best first

@@ -1,13 +1,14 @@
 #include "backend/cpu/kernel_list.h"
 
+#include <initializer_list>
 #include <vector>
 
 namespace pinion::cpu {
 namespace {
 
-std::vector<Kernel> all_linear_kernels() {
+std::vector<Kernel> joined(std::initializer_list<std::span<const Kernel>> lists) {
   std::vector<Kernel> all;
-  for (const auto list : {linear_kernels(), linear_matrix_kernels()}) all.insert(all.end(), list.begin(), list.end());
+  for (const auto list : lists) all.insert(all.end(), list.begin(), list.end());
   return all;
 }
 
@@ -16,7 +17,11 @@ std::vector<Kernel> all_linear_kernels() {
 std::span<const Kernel> kernels(OpKind kind) {
   switch (kind) {
     case OpKind::linear: {
-      static const std::vector<Kernel> all = all_linear_kernels();
+      static const auto all = joined({linear_kernels(), linear_matrix_kernels(), packed_kernels(kind)});
+      return all;
+    }
+    case OpKind::embed: {
+      static const auto all = joined({row_kernels(kind), packed_kernels(kind)});
       return all;
     }
     case OpKind::attention:
@@ -38,7 +43,8 @@ std::string why_not_floats(const Call& call) {
     if (!is_float(w.dtype)) return "reads float weights, not " + std::string(name(w.dtype));
     if (w.layout != Layout::row_major) return "reads row_major weights, not " + std::string(name(w.layout));
   }
-  if (!is_float(call.kv_dtype)) return "reads a float KV cache, not " + std::string(name(call.kv_dtype));
+  const bool latent = std::holds_alternative<MlaKvWrite>(*call.op) || std::holds_alternative<MlaAttention>(*call.op);
+  if (latent && !is_float(call.kv_dtype)) return "reads a float KV cache, not " + std::string(name(call.kv_dtype));
   return why_not_f32_values(call);
 }
 

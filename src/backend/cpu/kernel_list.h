@@ -12,6 +12,7 @@ std::span<const Kernel> kernels(OpKind kind);
 // One list per file of kernels/.
 std::span<const Kernel> linear_kernels();
 std::span<const Kernel> linear_matrix_kernels();
+std::span<const Kernel> packed_kernels(OpKind kind);  // of linears and embeddings
 std::span<const Kernel> attention_kernels();
 std::span<const Kernel> row_kernels(OpKind kind);
 std::span<const Kernel> moe_kernels(OpKind kind);

@@ -1,6 +1,6 @@
 // y[t] = weight[token or position + offset] * scale.
 #include "backend/reference/kernel_list.h"
-#include "tensor/convert.h"
+#include "backend/reference/packed.h"
 
 namespace pinion::reference {
 
@@ -11,8 +11,7 @@ void embed(const LaunchArgs& args, Stream&) {
   for (int64_t t = 0; t < args.batch->tokens; ++t) {
     const int64_t id = (op.positions ? args.batch->positions[t] : args.batch->token_ids[t]) + op.offset;
     check(id >= op.offset && id < op.vocab, "a token id or position lies outside the table");
-    for (int64_t i = 0; i < op.width; ++i)
-      y[t * op.width + i] = load_f32(w.data, w.dtype, id * op.width + i) * op.scale;
+    for (int64_t i = 0; i < op.width; ++i) y[t * op.width + i] = weight_at(w, id, i) * op.scale;
   }
 }
 

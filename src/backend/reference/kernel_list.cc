@@ -5,13 +5,15 @@
 namespace pinion {
 namespace {
 
-// Any shape; the weights must be dense floats.
+// Any shape; the weights must be dense floats, but for the matrices of linears and embeddings.
 std::string why_not(const Call& call, const DeviceInfo&) {
   for (const WeightSpec& w : call.weights) {
     if (!is_float(w.dtype)) return "reads float weights, not " + std::string(name(w.dtype));
+    if (std::holds_alternative<Linear>(*call.op) || std::holds_alternative<Embed>(*call.op)) continue;
     if (w.layout != Layout::row_major) return "reads row_major weights, not " + std::string(name(w.layout));
   }
-  if (!is_float(call.kv_dtype)) return "reads a float KV cache, not " + std::string(name(call.kv_dtype));
+  const bool latent = std::holds_alternative<MlaKvWrite>(*call.op) || std::holds_alternative<MlaAttention>(*call.op);
+  if (latent && !is_float(call.kv_dtype)) return "reads a float KV cache, not " + std::string(name(call.kv_dtype));
   return why_not_f32_values(call);
 }
 

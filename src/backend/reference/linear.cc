@@ -1,7 +1,9 @@
 // y = x W^T (+ bias), then the epilogue.
 #include <cmath>
+#include <vector>
 
 #include "backend/reference/kernel_list.h"
+#include "backend/reference/packed.h"
 #include "tensor/convert.h"
 
 namespace pinion::reference {
@@ -10,6 +12,14 @@ void linear(const LaunchArgs& args, Stream&) {
   const auto& op = std::get<Linear>(*args.op);
   const WeightView& w = args.weights[0];
   const float* x = args.in[0].as<float>();
+  std::vector<float> rounded;
+  if (w.packing.int8_inputs) {
+    rounded.resize(args.in[0].shape[0] * op.in);
+    for (int64_t row = 0; row < args.in[0].shape[0]; ++row) {
+      round_inputs(x + row * op.in, op.in, rounded.data() + row * op.in);
+    }
+    x = rounded.data();
+  }
   float* y = args.out[0].as<float>();
   const bool gated = op.epilogue == Epilogue::gated_silu;
   const int64_t width = op.output_width();
@@ -17,7 +27,7 @@ void linear(const LaunchArgs& args, Stream&) {
   const auto dot = [&](int64_t row, int64_t out) {
     double sum = 0;
     for (int64_t k = 0; k < op.in; ++k) {
-      sum += static_cast<double>(x[row * op.in + k]) * load_f32(w.data, w.dtype, out * op.in + k);
+      sum += static_cast<double>(x[row * op.in + k]) * weight_at(w, out, k);
     }
     return sum + (op.bias ? load_f32(args.weights[1].data, args.weights[1].dtype, out) : 0);
   };

@@ -18,5 +18,6 @@ SourceResult open_hf_fp8(const Checkpoint& checkpoint, const ConfigReader& confi
 SourceResult open_fbgemm_fp8(const Checkpoint& checkpoint, const ConfigReader& config);
 SourceResult open_modelopt(const Checkpoint& checkpoint, const ConfigReader& config);  // both forms of its file
 SourceResult open_mxfp4(const Checkpoint& checkpoint, const ConfigReader& config);
+std::unique_ptr<QuantSource> open_gguf(const Checkpoint& checkpoint);  // of Checkpoint::open_gguf
 
 }  // namespace pinion

@@ -28,6 +28,7 @@ struct AttentionScratch {
   float *scores, *q, *packed_q;  // [rows][tile]; [rows][d]; tile after tile [d][rows of the tile]
   float* by;                     // [rows]: by what the maximum's change scales a row
   float *total, *next;
+  float* decoded;  // two tiles of keys and values, of a cache in 8 bits
   AttentionScratch(float* memory, int64_t rows, int64_t d)
       : keys(memory),
         values(keys + d * kMaxKeys),
@@ -36,7 +37,8 @@ struct AttentionScratch {
         packed_q(q + rows * d),
         by(packed_q + rows * d),
         total(by + rows),
-        next(total + attention_partial(rows, d)) {}
+        next(total + attention_partial(rows, d)),
+        decoded(next + attention_partial(rows, d)) {}
 };
 
 inline float exp_scalar(float x) {
@@ -72,6 +74,23 @@ struct KeyTile {
       const T* first = reinterpret_cast<const T*>(block) + (b.kv_head * kv.block_size + slot) * d;
       if (block == nullptr) strided = false;
       for (int64_t i = 0; i < n; ++i) k[j - base + i] = block == nullptr ? nullptr : first + i * d;
+    }
+  }
+
+  // The same of a cache in 8 bits, as numbers in `memory`: the tile's keys, then its values.
+  void decode(const KvView& kv, const AttentionBlock& b, int64_t kv_heads, int64_t d, int64_t base, int64_t from,
+              int64_t to, float* memory) {
+    v_offset = kAttentionTile * d * static_cast<int64_t>(sizeof(float));
+    strided = from == base && to == base + kAttentionTile;
+    for (int64_t i = 0; i < kAttentionTile; ++i) k[i] = nullptr;
+    for (int64_t j = from; j < to; ++j) {
+      const char* block = key_block(kv, b.seq, j);
+      if (block == nullptr) strided = false;
+      if (block == nullptr) continue;
+      float *key = memory + (j - base) * d, *value = key + kAttentionTile * d;
+      load_head8(kv, block, kv_heads, d, b.kv_head, j % kv.block_size, kv.k_scale, key);
+      load_head8(kv, block + kv.v_offset, kv_heads, d, b.kv_head, j % kv.block_size, kv.v_scale, value);
+      k[j - base] = key;
     }
   }
 };
@@ -252,13 +271,20 @@ inline void attend(const AttentionTask& task, const AttentionBlock& b, int64_t l
                    const AttentionScratch& at, const Partial& out) {
   const int64_t d = task.head_dim, rows = (b.last - b.first) * (task.heads / task.kv_heads);
   KeyTile<typename E::T> tiles[2];
-  const auto list = [&](int64_t base, KeyTile<typename E::T>& tile) {
-    tile.list(*task.kv, b, d, base, most(lo, base), least(hi, base + kAttentionTile));
+  const auto list = [&](int64_t base, int i) {
+    const int64_t from = most(lo, base), to = least(hi, base + kAttentionTile);
+    if constexpr (sizeof(typename E::T) == sizeof(float)) {
+      if (is_kv8(task.kv->dtype)) {
+        float* memory = at.decoded + i * 2 * kAttentionTile * d;
+        return tiles[i].decode(*task.kv, b, task.kv_heads, d, base, from, to, memory);
+      }
+    }
+    tiles[i].list(*task.kv, b, d, base, from, to);
   };
   int64_t base = lo / kAttentionTile * kAttentionTile;
-  list(base, tiles[0]);
+  list(base, 0);
   for (int i = 0; base < hi; base += kAttentionTile, i ^= 1) {
-    list(base + kAttentionTile, tiles[i ^ 1]);
+    list(base + kAttentionTile, i ^ 1);
     const int64_t from = most(lo, base), to = least(hi, base + kAttentionTile);
     for (int64_t group = 0; group < kAttentionTile; group += kKeys) {
       if (convert_keys<E>(tiles[i], group, d, at.keys)) score(at.keys, rows, d, at.packed_q, at.scores + group);

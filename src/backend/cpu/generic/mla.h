@@ -12,7 +12,7 @@ inline void mla_kv_write(const MlaWriteTask& task, int64_t seq, int64_t token) {
   float row[kMlaMaxLatent];
   rms_norm(task.latent + token * width, task.norm, op.rank, op.eps, 0, row);
   rotate_head(task.latent + token * width + op.rank, cos, sin, op.rope, op.rope, op.interleaved, row + op.rank);
-  with_type(task.kv->dtype, [&]<class E>(E) { write_head<E>(*task.kv, seq, task.positions[token], 0, width, row, 0); });
+  write_head(*task.kv, seq, task.positions[token], 1, 0, width, row, 0, 1);
 }
 
 // Latents [first, first + n) of a sequence to f32: their first `rank` numbers to c, densely, the rest to pe, ld apart.

@@ -141,24 +141,26 @@ inline void rope(const Rope& op, const RopeTable& table, const float* x, float* 
   }
 }
 
-template <class E>
-inline void write_head(const KvView& kv, int64_t seq, int64_t position, int64_t head, int64_t head_dim, const float* x,
-                       int64_t offset) {
+// One head's key or, with kv.v_offset, value.
+inline void write_head(const KvView& kv, int64_t seq, int64_t position, int64_t kv_heads, int64_t head,
+                       int64_t head_dim, const float* x, int64_t offset, float scale) {
   const int32_t block = kv.block_table[seq * kv.max_blocks + position / kv.block_size];
   if (block < 0) return;  // freed behind the window: nobody will read it
   char* base = reinterpret_cast<char*>(kv.base) + block * kv.block_stride + offset;
-  auto* to = reinterpret_cast<typename E::T*>(base) + (head * kv.block_size + position % kv.block_size) * head_dim;
-  each_vector(head_dim, [&](int64_t i, int lanes) { store_lanes<E>(to + i, load_lanes<F32>(x + i, lanes), lanes); });
+  const int64_t slot = position % kv.block_size;
+  if (is_kv8(kv.dtype)) return store_head8(kv, base, kv_heads, head_dim, head, slot, scale, x);
+  with_type(kv.dtype, [&]<class E>(E) {
+    auto* to = reinterpret_cast<typename E::T*>(base) + (head * kv.block_size + slot) * head_dim;
+    each_vector(head_dim, [&](int64_t i, int lanes) { store_lanes<E>(to + i, load_lanes<F32>(x + i, lanes), lanes); });
+  });
 }
 
 inline void write_kv(const KvView& kv, int64_t seq, int64_t position, int64_t kv_heads, int64_t head_dim,
                      const float* k, const float* v) {
-  with_type(kv.dtype, [&]<class E>(E) {
-    for (int64_t h = 0; h < kv_heads; ++h) {
-      write_head<E>(kv, seq, position, h, head_dim, k + h * head_dim, 0);
-      write_head<E>(kv, seq, position, h, head_dim, v + h * head_dim, kv.v_offset);
-    }
-  });
+  for (int64_t h = 0; h < kv_heads; ++h) {
+    write_head(kv, seq, position, kv_heads, h, head_dim, k + h * head_dim, 0, kv.k_scale);
+    write_head(kv, seq, position, kv_heads, h, head_dim, v + h * head_dim, kv.v_offset, kv.v_scale);
+  }
 }
 
 inline void rope_kv_write(const RopeKvTask& task, int64_t seq, int64_t token) {
@@ -175,13 +177,12 @@ inline void rope_kv_write(const RopeKvTask& task, int64_t seq, int64_t token) {
   }
   constexpr int64_t kMaxHead = 1024;  // why_not refuses wider heads
   float k[kMaxHead];
-  with_type(task.kv->dtype, [&]<class E>(E) {
-    for (int64_t h = 0; h < op.kv_heads; ++h) {
-      const float* x = row + (op.heads + h) * d;
-      if (op.qk_norm) rms_norm(x, task.k_norm, d, op.eps, op.offset, k), x = k;
-      rotate_head(x, cos, sin, d, op.rotary_dim, op.interleaved, k);
-      write_head<E>(*task.kv, seq, position, h, d, k, 0);
-      write_head<E>(*task.kv, seq, position, h, d, row + (op.heads + op.kv_heads + h) * d, task.kv->v_offset);
-    }
-  });
+  for (int64_t h = 0; h < op.kv_heads; ++h) {
+    const float* x = row + (op.heads + h) * d;
+    if (op.qk_norm) rms_norm(x, task.k_norm, d, op.eps, op.offset, k), x = k;
+    rotate_head(x, cos, sin, d, op.rotary_dim, op.interleaved, k);
+    write_head(*task.kv, seq, position, op.kv_heads, h, d, k, 0, task.kv->k_scale);
+    write_head(*task.kv, seq, position, op.kv_heads, h, d, row + (op.heads + op.kv_heads + h) * d, task.kv->v_offset,
+               task.kv->v_scale);
+  }
 }

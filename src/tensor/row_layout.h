@@ -3,8 +3,10 @@
 // arithmetic: kernels on every device include this.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 namespace pinion {
 
@@ -16,6 +18,11 @@ enum class PackedKind : uint8_t {
   nvfp4,  // e2m1 nibbles; e4m3 scale per 16, times one f32 per row
   mxfp4,  // e2m1 nibbles; e8m0 scale per 32
 };
+
+inline constexpr std::array<std::string_view, 6> kPackedKindNames{"none", "fp8", "int8", "int4", "nvfp4", "mxfp4"};
+constexpr std::string_view name(PackedKind kind) {
+  return kPackedKindNames[static_cast<size_t>(kind)];
+}
 
 // Sections in this order, each on a 64-byte boundary: codes [rows][code_row_bytes], scales [rows][groups], zeros
 // [rows][groups] (int8), factors [rows] (f32). Every row of codes fills whole units of 32 elements, so that kernels
@@ -39,6 +46,27 @@ struct RowLayout {
   }
   bool operator==(const RowLayout&) const = default;
 };
+
+// What a weight's description says about its packing beside rows and columns.
+struct Packing {
+  PackedKind kind = PackedKind::none;
+  int32_t group = 0;
+  bool zeros = false;
+  // int8 alone: the kernel rounds each row of x to int8, absmax / 127 its scale, and multiplies integers (W8A8).
+  bool int8_inputs = false;
+  constexpr RowLayout layout(int64_t rows, int64_t cols) const { return {kind, rows, cols, group, zeros}; }
+  bool operator==(const Packing&) const = default;
+};
+
+// Whether there is such a layout: a group fills units, fp4 has its one, zero points belong to integers, and inputs are
+// rounded for int8 with a scale per row alone.
+constexpr bool is_sound(const Packing& p) {
+  const bool fp4 = p.kind == PackedKind::nvfp4 || p.kind == PackedKind::mxfp4;
+  const bool integer = p.kind == PackedKind::int8 || p.kind == PackedKind::int4;
+  if (p.kind == PackedKind::none || p.group < 0 || (p.zeros && !integer)) return false;
+  if (fp4 ? p.group != (p.kind == PackedKind::nvfp4 ? 16 : 32) : p.group % 32 != 0) return false;
+  return !p.int8_inputs || (p.kind == PackedKind::int8 && p.group == 0 && !p.zeros);
+}
 
 // Nibbles: a unit of 32 elements is 16 bytes, element i in the low half of byte i, element 16 + i in its high half. So
 // a 16-byte load, a mask and a shift give 32 codes in order.

@@ -1,0 +1,251 @@
+// Quantised models through the whole engine: packed weights give what expanding them gives, in fewer bytes; a GGUF file
+// gives what its checkpoint gives; a KV cache in 8 bits stays near the float one.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <fstream>
+
+#include "backend/all/backends.h"
+#include "calibrate/quantize_model.h"
+#include "calibrate/sequence_runner.h"
+#include "checkpoint/gguf_for_test.h"
+#include "checkpoint/writer.h"
+#include "compiled_model.h"
+#include "tensor/convert.h"
+
+namespace pinion {
+namespace {
+
+namespace fs = std::filesystem;
+
+const fs::path families = fs::path(PINION_GOLDEN_DIR) / "families";
+const ExecutorOptions limits{.max_batch_size = 1, .max_num_tokens = 64, .max_outputs = 64};
+const std::vector<int32_t> ids{5, 17, 100, 3, 44, 44, 9, 12, 150, 7, 23, 61};
+
+class Scratch {
+ public:
+  Scratch()
+      : path_(fs::temp_directory_path() /
+              ("pinion-quantized-" + std::to_string(::getpid()) + "-" + std::to_string(next_++))) {
+    fs::create_directories(path_);
+  }
+  ~Scratch() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  fs::path operator/(const char* name) const { return path_ / name; }
+
+ private:
+  static inline int next_ = 0;
+  fs::path path_;
+};
+
+std::vector<float> logits(const CompiledModel& m) {
+  SequenceRunner runner(m.executor());
+  const auto all = runner.run(ids, 0, static_cast<int32_t>(ids.size()));
+  return {all.begin(), all.end()};
+}
+
+double farthest(const std::vector<float>& a, const std::vector<float>& b) {
+  EXPECT_EQ(a.size(), b.size());
+  double most = 0;
+  for (size_t i = 0; i < a.size(); ++i) most = std::max<double>(most, std::fabs(a[i] - b[i]));
+  return most;
+}
+
+// The family's checkpoint in a format that needs no calibration.
+fs::path quantized(const Scratch& scratch, const char* family, const char* format, QuantizeModelOptions options = {}) {
+  const Checkpoint checkpoint = *Checkpoint::open(families / family);
+  const Model model = *build_model(checkpoint.config(), "config.json");
+  options.format = *find_quant_format(format);
+  options.encode = options.format->defaults;
+  options.encode.group = 32;
+  auto made = quantize_model(checkpoint, model, options, nullptr);
+  check(made.ok(), made ? "" : made.error().message);
+  const fs::path to = scratch / format;
+  const Status written = write_hf_checkpoint(to, made->config, made->tensors, {});
+  check(written.ok(), written ? "" : written.error().message);
+  return to;
+}
+
+int packed_weights(const Engine& e) {
+  return static_cast<int>(
+      std::ranges::count(e.weights(), Layout::packed, [](const PackedWeight& w) { return w.spec.layout; }));
+}
+
+TEST(Quantized, PackedWeightsGiveWhatExpandingThemGives) {
+  for (const char* backend : {"cpu", "reference"}) {
+    for (const char* format : {"fp8", "int8_wo", "int4_wo", "nvfp4", "mxfp4"}) {
+      SCOPED_TRACE(std::string(backend) + " " + format);
+      const Scratch scratch;
+      const fs::path checkpoint = quantized(scratch, "llama3_gqa", format);
+      const CompiledModel packed(checkpoint, *find_backend(backend), {.dtype = DType::f32}, limits);
+      const CompiledModel expanded(checkpoint, *find_backend(backend), {.dtype = DType::f32, .packed = false}, limits);
+      EXPECT_EQ(packed_weights(expanded.engine()), 0);
+      EXPECT_EQ(packed_weights(packed.engine()), 8);  // qkv, o, gate and up, down of two layers
+      EXPECT_LT(packed.engine().data_bytes(), expanded.engine().data_bytes() * 6 / 10);
+      EXPECT_LT(farthest(logits(packed), logits(expanded)), 2e-4);
+    }
+  }
+}
+
+TEST(Quantized, TheHeadAndTheEmbeddingCanBeInEightBits) {
+  const Scratch scratch;
+  QuantizeModelOptions options;
+  options.head = options.embedding = true;
+  const fs::path checkpoint = quantized(scratch, "llama32_tied", "int8_wo", options);
+  const CompiledModel packed(checkpoint, *find_backend("cpu"), {.dtype = DType::f32}, limits);
+  const CompiledModel expanded(checkpoint, *find_backend("cpu"), {.dtype = DType::f32, .packed = false}, limits);
+  EXPECT_EQ(packed_weights(packed.engine()), 9);  // one matrix for both
+  EXPECT_LT(farthest(logits(packed), logits(expanded)), 2e-4);
+}
+
+TEST(Quantized, SomeLinearsCanHaveEightBitsBesideFour) {
+  const Scratch scratch;
+  QuantizeModelOptions options;
+  options.in_8bit = {"model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj"};
+  const fs::path checkpoint = quantized(scratch, "llama3_gqa", "int4_wo", options);
+  const CompiledModel packed(checkpoint, *find_backend("cpu"), {.dtype = DType::f32}, limits);
+  EXPECT_EQ(packed_weights(packed.engine()), 8);
+  std::map<PackedKind, int> kinds;
+  for (const PackedWeight& w : packed.engine().weights()) ++kinds[w.spec.packing.kind];
+  EXPECT_EQ(kinds[PackedKind::int8], 2);
+  EXPECT_EQ(kinds[PackedKind::int4], 6);
+  const CompiledModel expanded(checkpoint, *find_backend("cpu"), {.dtype = DType::f32, .packed = false}, limits);
+  EXPECT_LT(farthest(logits(packed), logits(expanded)), 2e-4);
+}
+
+// Quantising while building takes what quantising before gives; int8 inputs change little.
+TEST(Quantized, ABuildCanQuantiseByItself) {
+  const Scratch scratch;
+  const Backend& cpu = *find_backend("cpu");
+  const CompiledModel before(quantized(scratch, "llama3_gqa", "int8_wo"), cpu, {.dtype = DType::f32}, limits);
+  const CompiledModel itself(families / "llama3_gqa", cpu, {.dtype = DType::f32, .qformat = "int8_wo"}, limits);
+  EXPECT_EQ(packed_weights(itself.engine()), 8);
+  EXPECT_EQ(farthest(logits(before), logits(itself)), 0);
+  auto device = cpu.open({});
+  const auto refused = build_engine(*Checkpoint::open(families / "llama3_gqa"), cpu, **device,
+                                    {.time_kernels = false, .qformat = "int4_awq"}, scratch / "refused");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.error().message.find("calibration"), std::string::npos);
+}
+
+TEST(Quantized, RetargetingExpandsWhatNoKernelReads) {
+  const Scratch scratch;
+  const Backend& cpu = *find_backend("cpu");
+  const CompiledModel packed(quantized(scratch, "llama3_gqa", "int4_wo"), cpu, {.dtype = DType::f32}, limits);
+  auto device = *cpu.open({});
+  const auto again = retarget(packed.engine(), cpu, *device, {.time_kernels = false}, scratch / "again");
+  ASSERT_TRUE(again.ok()) << again.error().message;
+  EXPECT_EQ(packed_weights(*Engine::open(scratch / "again")), 8);
+}
+
+TEST(Quantized, AnEightBitCacheStaysNearTheFloatOne) {
+  for (const char* backend : {"cpu", "reference"}) {
+    const Backend& b = *find_backend(backend);
+    const CompiledModel exact(families / "qwen3", b, {.dtype = DType::f32}, limits);
+    const std::vector<float> want = logits(exact);
+    double largest = 0;
+    for (float v : want) largest = std::max<double>(largest, std::fabs(v));
+    for (const auto& [type, allowed] : {std::pair{DType::f8_e4m3, 0.1}, {DType::i8, 0.02}}) {
+      const CompiledModel m(families / "qwen3", b, {.dtype = DType::f32, .kv_dtype = type}, limits);
+      const double off = farthest(want, logits(m));
+      EXPECT_LT(off, allowed * largest) << backend << " " << name(type);
+      EXPECT_GT(off, 0) << "the cache is not rounded at all";
+      // A head's key: 32 numbers of 4 bytes, or of one, int8's with its scale.
+      EXPECT_EQ(m.executor().kv_groups()[0].block_bytes,
+                exact.executor().kv_groups()[0].block_bytes * (type == DType::i8 ? 36 : 32) / 128);
+    }
+  }
+}
+
+// ---- GGUF ----
+
+// The checkpoint as llama.cpp's converter writes it, in f32 or, matrices of whole blocks, Q8_0.
+std::string to_gguf(const fs::path& dir, const std::string& arch, bool paired, bool q8) {
+  const Checkpoint c = *Checkpoint::open(dir);
+  const Json& j = c.config();
+  GgufBytes b;
+  const auto u32 = [&](const char* key, const char* from) { b.u32(arch + key, j[from].get<uint32_t>()); };
+  b.string("general.architecture", arch);
+  u32(".embedding_length", "hidden_size"), u32(".block_count", "num_hidden_layers");
+  u32(".feed_forward_length", "intermediate_size"), u32(".attention.head_count", "num_attention_heads");
+  u32(".attention.head_count_kv", "num_key_value_heads"), u32(".context_length", "max_position_embeddings");
+  u32(".attention.key_length", "head_dim"), u32(".attention.value_length", "head_dim");
+  b.f32(arch + ".rope.freq_base", j["rope_parameters"]["rope_theta"].get<float>());
+  b.f32(arch + ".attention.layer_norm_rms_epsilon", j["rms_norm_eps"].get<float>());
+  const auto d = j["head_dim"].get<int64_t>();
+  const std::pair<std::string, std::string> names[] = {{"model.embed_tokens", "token_embd"},
+                                                       {"model.norm", "output_norm"},
+                                                       {"lm_head", "output"},
+                                                       {"model.layers.", "blk."},
+                                                       {"input_layernorm", "attn_norm"},
+                                                       {"self_attn.q_proj", "attn_q"},
+                                                       {"self_attn.k_proj", "attn_k"},
+                                                       {"self_attn.v_proj", "attn_v"},
+                                                       {"self_attn.o_proj", "attn_output"},
+                                                       {"self_attn.q_norm", "attn_q_norm"},
+                                                       {"self_attn.k_norm", "attn_k_norm"},
+                                                       {"post_attention_layernorm", "ffn_norm"},
+                                                       {"mlp.gate_proj", "ffn_gate"},
+                                                       {"mlp.up_proj", "ffn_up"},
+                                                       {"mlp.down_proj", "ffn_down"}};
+  for (const std::string& tensor : c.names()) {
+    const TensorRef t = *c.tensor(tensor);
+    std::string name = tensor;
+    for (const auto& [from, to] : names) {
+      if (const size_t at = name.find(from); at != std::string::npos) name.replace(at, from.size(), to);
+    }
+    const int64_t rows = t.shape[0], cols = t.shape.rank() == 2 ? t.shape[1] : 1;
+    std::vector<float> values(rows * cols), out(values.size());
+    convert_floats(t.data.data(), t.dtype, reinterpret_cast<std::byte*>(values.data()), DType::f32, rows * cols);
+    const bool swap =
+        paired && cols > 1 && (name.find("attn_q.") != std::string::npos || name.find("attn_k.") != std::string::npos);
+    for (int64_t r = 0; r < rows; ++r) {  // llama.cpp's permute: [head][half][i] to [head][i][half]
+      const int64_t within = r % d, to = swap ? r - within + 2 * (within % (d / 2)) + within / (d / 2) : r;
+      std::copy_n(values.data() + r * cols, cols, out.data() + to * cols);
+    }
+    if (cols == 1) {
+      b.tensor(name, {rows}, 0, {reinterpret_cast<const char*>(out.data()), out.size() * 4});
+      continue;
+    }
+    std::string data;
+    for (int64_t i = 0; q8 && i < rows * cols; i += 32) {
+      float absmax = 0;
+      for (int k = 0; k < 32; ++k) absmax = std::max(absmax, std::fabs(out[i + k]));
+      const uint16_t scale = f32_to_f16(absmax / 127);
+      data += GgufBytes::number(scale);
+      for (int k = 0; k < 32; ++k) {
+        data +=
+            static_cast<char>(scale ? std::clamp(std::nearbyint(out[i + k] / f16_to_f32(scale)), -127.0f, 127.0f) : 0);
+      }
+    }
+    if (!q8) data.assign(reinterpret_cast<const char*>(out.data()), out.size() * 4);
+    b.tensor(name, {cols, rows}, q8 ? 8 : 0, data);
+  }
+  return b.bytes();
+}
+
+TEST(Quantized, AGgufFileGivesWhatItsCheckpointGives) {
+  const Backend& cpu = *find_backend("cpu");
+  for (const auto& [family, arch] : {std::pair{"llama3_gqa", "llama"}, {"qwen3", "qwen3"}}) {
+    SCOPED_TRACE(family);
+    const Scratch scratch;
+    const bool paired = std::string(arch) == "llama";
+    std::ofstream(scratch / "f32.gguf", std::ios::binary) << to_gguf(families / family, arch, paired, false);
+    std::ofstream(scratch / "q8.gguf", std::ios::binary) << to_gguf(families / family, arch, paired, true);
+    const CompiledModel want(families / family, cpu, {.dtype = DType::f32}, limits);
+    const CompiledModel same(scratch / "f32.gguf", cpu, {.dtype = DType::f32}, limits);
+    EXPECT_EQ(farthest(logits(want), logits(same)), 0);
+    const CompiledModel q8(scratch / "q8.gguf", cpu, {.dtype = DType::f32}, limits);
+    EXPECT_EQ(packed_weights(q8.engine()), 10) << "the embedding and the head too";
+    const CompiledModel expanded(scratch / "q8.gguf", cpu, {.dtype = DType::f32, .packed = false}, limits);
+    EXPECT_LT(farthest(logits(expanded), logits(q8)), 2e-4);
+    const double largest = farthest(logits(want), std::vector<float>(logits(want).size(), 0));
+    EXPECT_LT(farthest(logits(want), logits(q8)), 0.03 * largest);
+  }
+}
+
+}  // namespace
+}  // namespace pinion
