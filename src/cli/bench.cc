@@ -1,5 +1,5 @@
 // pinion bench: latency (one batch, step by step, against the machine's ceilings), throughput (the engine loop under
-// load) and the ceilings alone.
+// load), serve (a running server under load) and the ceilings alone.
 #include "cli/bench.h"
 
 #include <fmt/format.h>
@@ -143,12 +143,17 @@ Verb add_bench(CLI::App& app) {
       "--json", a->json,
       "print one JSON object: requests_per_second, output_tokens_per_second, ttft_p50_ms, ttft_p99_ms …");
 
+  auto load = std::make_shared<ServeLoadArgs>();
+  CLI::App* serve = app.add_subcommand("serve", "load on a running server: TTFT, TPOT, ITL, throughput, goodput, cost");
+  add_bench_serve(*serve, *load);
+
   CLI::App* ceilings = app.add_subcommand("ceilings", "what this machine's memory and multiply-adds can do");
   ceilings->add_option("--threads", a->model.build.threads, "CPU threads; 0: all")->check(CLI::Range(0, 1024));
   ceilings->add_option("--isa", a->model.build.isa, "force the instruction set: amx, avx512, avx2 or scalar");
   ceilings->add_flag("--json", a->json, "print one JSON object: read_gbps, f32_gflops, matrix_gflops, read_threads");
   return [=]() -> Status {
     if (ceilings->parsed()) return bench_ceilings(*a);
+    if (serve->parsed()) return bench_serve(*load);
     PINION_OK(choose_model(*a));
     return latency->parsed() ? bench_latency(*a) : bench_throughput(*a);
   };

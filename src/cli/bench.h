@@ -15,6 +15,17 @@ struct BenchArgs {
   bool json = false;
 };
 
+struct ServeLoadArgs {  // of a server that runs elsewhere
+  std::string url = "http://127.0.0.1:8000", model, dataset, concurrency = "8", request_rate, api_key, output, html;
+  int32_t num_requests = 64, input_len = 128, output_len = 32, prefix_len = 0, vocab_size = 1000;
+  double burstiness = 1, price_per_hour = 0;
+  uint64_t seed = 1;
+  std::vector<std::string> goodput;
+  bool chat = false, no_ignore_eos = false, json = false;
+};
+void add_bench_serve(CLI::App& app, ServeLoadArgs& args);
+Status bench_serve(ServeLoadArgs args);
+
 Status bench_latency(BenchArgs args);
 Status bench_throughput(BenchArgs args);
 

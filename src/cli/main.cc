@@ -34,6 +34,7 @@ constexpr Entry kVerbs[] = {
     {"logits", "write the logits of every position", add_logits},
     {"tokenize", "text to ids and back, a JSON line each", add_tokenize},
     {"render", "the text that a chat template makes of messages", add_render},
+    {"triton-repo", "write a Triton model repository around an engine", add_triton_repo},
     {"doctor", "what this machine has and what Pinion can use of it", add_doctor},
 };
 

@@ -25,5 +25,6 @@ Verb add_quantize(CLI::App& app);
 Verb add_render(CLI::App& app);
 Verb add_serve(CLI::App& app);
 Verb add_tokenize(CLI::App& app);
+Verb add_triton_repo(CLI::App& app);
 
 }  // namespace pinion::cli

@@ -269,7 +269,14 @@ void EngineLoop::Impl::send(Sequence& seq, OutputPiece piece) {
     const auto now = Clock::now();
     if (!piece.tokens.empty() && piece.output_tokens == static_cast<int32_t>(piece.tokens.size()))
       stats.prefill_seconds += seconds(seq.first_token - seq.admitted);
-    if (last && piece.output_tokens > 0) stats.decode_seconds += seconds(now - seq.first_token);
+    if (last) {
+      piece.queue_seconds = static_cast<float>(seconds((seq.admitted_before ? seq.admitted : now) - seq.submitted));
+      if (piece.output_tokens > 0) {
+        piece.prefill_seconds = static_cast<float>(seconds(seq.first_token - seq.admitted));
+        piece.decode_seconds = static_cast<float>(seconds(now - seq.first_token));
+        stats.decode_seconds += seconds(now - seq.first_token);
+      }
+    }
     stats.requests_finished += piece.finish == FinishReason::stop || piece.finish == FinishReason::length;
     stats.requests_failed += piece.finish == FinishReason::error;
     stats.requests_cancelled += piece.finish == FinishReason::cancelled;

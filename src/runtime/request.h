@@ -59,6 +59,8 @@ struct OutputPiece {
   std::string stop_reason;  // the stop string or token id that ended it, if one did
   int32_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;  // totals so far
   std::optional<Error> error;                                       // with finish == error
+  // In the last piece: how long the request waited, was in prefill and was in decode.
+  float queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
 };
 
 // Called on the engine thread: must not block. Everything that goes out goes through this.

@@ -2,11 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <random>
 
 #include "base/log.h"
 #include "server/completion_writer.h"
 #include "server/kserve.h"
+#include "server/page.h"
+#include "server/responses.h"
 
 namespace pinion {
 namespace {
@@ -21,18 +24,22 @@ HttpResponse unavailable(std::string_view why, std::string_view code) {
   return error_response({.status = 503, .message = std::string(why), .code = std::string(code), .retry_after = 5});
 }
 
-std::optional<HttpResponse> not_serving(const ServerState& state) {
-  if (const std::string failure = state.service.generator->failure(); !failure.empty()) {
-    return unavailable("the engine failed: restart the server", "engine_failed");
+std::optional<HttpResponse> not_serving(const ServerState& state, const ServedModel* model = nullptr) {
+  for (const ModelHandle& m : model ? std::vector<ModelHandle>() : state.models.all()) {
+    if (!m->failure().empty()) return unavailable("the engine failed: restart the server", "engine_failed");
   }
+  if (model && !model->failure().empty()) return unavailable("the engine failed: restart the server", "engine_failed");
   if (state.draining) return unavailable("the server is shutting down", "shutting_down");
   if (!state.ready) return unavailable("the model is still loading", "not_ready");
+  if (!model && !state.models.ready()) return unavailable("a model could not be loaded", "not_ready");
   return {};
 }
 
 HttpResponse health(ServerState& state, const HttpRequest&) {
   // Live: also while it warms up or drains, or an orchestrator would kill it then.
-  if (!state.service.generator->failure().empty()) return *not_serving(state);
+  for (const ModelHandle& m : state.models.all()) {
+    if (!m->failure().empty()) return *not_serving(state, m.get());
+  }
   return {.content_type = "text/plain", .body = ""};
 }
 
@@ -41,24 +48,41 @@ HttpResponse health_ready(ServerState& state, const HttpRequest&) {
   return {.content_type = "text/plain", .body = ""};
 }
 
+// Two names may mean one engine (a pipeline and its step): its figures are counted under the first.
 HttpResponse metrics(ServerState& state, const HttpRequest&) {
+  std::vector<ServerMetrics::Snapshot> snapshots;
+  std::vector<const Generator*> seen;
+  for (const ModelHandle& m : state.models.all()) {
+    const Generator* generator = m->service().generator;
+    if (!generator || std::find(seen.begin(), seen.end(), generator) != seen.end()) continue;
+    seen.push_back(generator);
+    snapshots.push_back({m->metrics, generator->stats()});
+  }
   return {.content_type = "text/plain; version=0.0.4; charset=utf-8",
-          .body = state.metrics.text(state.service.generator->stats(), !not_serving(state), state.connections)};
+          .body = state.metrics.text(snapshots, !not_serving(state), state.connections)};
+}
+
+HttpResponse page(ServerState&, const HttpRequest&) {
+  return {.content_type = "text/html; charset=utf-8",
+          .body = std::string(chat_page()),
+          .headers = {{"Content-Security-Policy",
+                       "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'"},
+                      {"X-Content-Type-Options", "nosniff"}}};
 }
 
 HttpResponse version(ServerState&, const HttpRequest&) {
-  return json_response({{"version", "0.1.0"}});
+  return json_response({{"version", PINION_VERSION}});
 }
 
-OrderedJson model_json(const ServerState& state) {
+OrderedJson model_json(const ModelService& model) {
   OrderedJson out;
-  out["id"] = state.service.name;
+  out["id"] = model.name;
   out["object"] = "model";
   out["created"] = 0;
   out["owned_by"] = "pinion";
-  out["root"] = state.service.name;
+  out["root"] = model.name;
   out["parent"] = nullptr;
-  out["max_model_len"] = state.service.max_seq_len;
+  out["max_model_len"] = model.max_seq_len;
   return out;
 }
 
@@ -66,24 +90,37 @@ HttpResponse models(ServerState& state, const HttpRequest&) {
   OrderedJson out;
   out["object"] = "list";
   out["data"] = OrderedJson::array();
-  out["data"].push_back(model_json(state));
+  for (const ModelHandle& m : state.models.all()) {
+    if (m->generates()) out["data"].push_back(model_json(m->service()));
+  }
   return json_response(out);
+}
+
+std::string names(const ServerState& state) {
+  std::string out;
+  for (const ModelHandle& m : state.models.all()) {
+    if (m->generates()) out += (out.empty() ? "'" : ", '") + m->service().name + "'";
+  }
+  return out.empty() ? "none" : out;
+}
+
+HttpResponse no_such_model(const ServerState& state, std::string_view name) {
+  return error_response(
+      {.status = 404,
+       .message = fmt::format("the model '{}' does not exist: this server has {}", name, names(state)),
+       .param = "model",
+       .code = "model_not_found"});
 }
 
 constexpr std::string_view models_prefix = "/v1/models/";
 
 HttpResponse one_model(ServerState& state, const HttpRequest& request) {
   const std::string name = percent_decode(std::string_view(request.path).substr(models_prefix.size()));
-  if (name == state.service.name) return json_response(model_json(state));
-  return error_response(
-      {.status = 404,
-       .message = fmt::format("the model '{}' does not exist: this server has '{}'", name, state.service.name),
-       .param = "model",
-       .code = "model_not_found"});
+  const ModelHandle model = state.models.find(name);
+  return model && model->generates() ? json_response(model_json(model->service())) : no_such_model(state, name);
 }
 
-HttpResponse tokenize(ServerState& state, const OrderedJson& body) {
-  const ModelService& model = state.service;
+HttpResponse tokenize(ServerState& state, const ModelService& model, const OrderedJson& body) {
   const RequestLimits limits{.strict_fields = state.options.strict_fields};
   RequestFields fields(body);
   read_model(fields, model);
@@ -127,36 +164,72 @@ HttpResponse tokenize(ServerState& state, const OrderedJson& body) {
   return json_response(out);
 }
 
-HttpResponse detokenize(ServerState& state, const OrderedJson& body) {
+HttpResponse detokenize(ServerState& state, const ModelService& model, const OrderedJson& body) {
   RequestFields fields(body);
-  read_model(fields, state.service);
+  read_model(fields, model);
   std::vector<int32_t> ids;
   if (const OrderedJson* tokens = fields.find("tokens")) {
-    ids = read_token_ids(fields, *tokens, "tokens", state.service.vocab_size);
+    ids = read_token_ids(fields, *tokens, "tokens", model.vocab_size);
   } else {
     fields.fail(bad_field("tokens", "missing"));
   }
   if (auto unknown = check_unknown(fields, {.strict_fields = state.options.strict_fields})) fields.fail(*unknown);
   if (!fields.ok()) return error_response(*fields.error());
   OrderedJson out;
-  out["prompt"] = state.service.text->decode(ids, false);
+  out["prompt"] = model.text->decode(ids, false);
   return json_response(out);
 }
 
-std::variant<HttpResponse, GenerationReply> generate(ServerState& state, const HttpRequest& request,
-                                                     const OrderedJson& body, bool chat) {
-  if (auto refused = not_serving(state)) return *std::move(refused);
+using Content = std::variant<HttpResponse, GenerationReply, SlowReply>;
+
+Content generate(ServerState& state, const HttpRequest& request, ModelHandle model, const OrderedJson& body,
+                 bool chat) {
+  if (auto refused = not_serving(state, model.get())) return *std::move(refused);
   const RequestLimits limits{.max_choices = state.options.max_choices, .strict_fields = state.options.strict_fields};
-  ParsedCall parsed =
-      chat ? parse_chat_call(body, state.service, limits) : parse_completion_call(body, state.service, limits);
+  const ModelService& service = model->service();
+  ParsedCall parsed = chat ? parse_chat_call(body, service, limits) : parse_completion_call(body, service, limits);
   if (auto* error = std::get_if<ApiError>(&parsed)) return error_response(*error);
+  if (auto refused = over_limit(state, request)) return error_response(*refused);
   auto& call = std::get<CompletionCall>(parsed);
   const std::string id = (chat ? "chatcmpl-" : "cmpl-") + request.request_id;
-  GenerationReply reply{.requests = call.requests(id)};
+  GenerationReply reply{.model = model, .requests = call.requests(id), .writer = nullptr};
   const auto now = std::chrono::system_clock::now().time_since_epoch();
-  reply.writer = std::make_unique<CompletionWriter>(std::move(call), state.service, id,
+  reply.writer = std::make_unique<CompletionWriter>(std::move(call), service, id,
                                                     std::chrono::duration_cast<std::chrono::seconds>(now).count());
+  bill(state, request, reply);
   return reply;
+}
+
+Content respond(ServerState& state, const HttpRequest& request, ModelHandle model, const OrderedJson& body) {
+  if (auto refused = not_serving(state, model.get())) return *std::move(refused);
+  const auto chat = chat_body_of_response_request(body);
+  if (const auto* error = std::get_if<ApiError>(&chat)) return error_response(*error);
+  const RequestLimits limits{.max_choices = state.options.max_choices, .strict_fields = state.options.strict_fields};
+  ParsedCall parsed = parse_chat_call(std::get<OrderedJson>(chat), model->service(), limits);
+  if (auto* error = std::get_if<ApiError>(&parsed)) return error_response(*error);
+  if (auto refused = over_limit(state, request)) return error_response(*refused);
+  auto& call = std::get<CompletionCall>(parsed);
+  const std::string id = "resp_" + request.request_id;
+  GenerationReply reply{.model = model, .requests = call.requests(id), .writer = nullptr};
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  reply.writer = std::make_unique<ResponsesWriter>(std::move(call), body, model->service(), id,
+                                                   std::chrono::duration_cast<std::chrono::seconds>(now).count());
+  bill(state, request, reply);
+  return reply;
+}
+
+// The model that a body names; with one model an absent name means it. Null: `refusal` says why.
+ModelHandle choose_model(const ServerState& state, const OrderedJson& body, HttpResponse& refusal) {
+  const bool named = body.contains("model") && body["model"].is_string() && body["model"] != "";
+  ModelHandle model = named ? state.models.find(body["model"].get_ref<const std::string&>()) : nullptr;
+  if (!model) model = state.models.only();  // which refuses a name that is not its own
+  if (model && model->generates()) return model;
+  if (named) {
+    refusal = no_such_model(state, body["model"].get_ref<const std::string&>().substr(0, 256));
+  } else {
+    refusal = error_response(bad_field("model", "missing: this server has " + names(state)));
+  }
+  return nullptr;
 }
 
 struct GetRoute {
@@ -165,11 +238,18 @@ struct GetRoute {
   bool needs_key = false;
 };
 constexpr GetRoute get_routes[] = {
-    {"/health", health},   {"/health/live", health},     {"/health/ready", health_ready},
-    {"/ping", health},     {"/metrics", metrics},        {"/prometheus/metrics", metrics},
-    {"/version", version}, {"/v1/models", models, true},
+    {"/", page},
+    {"/health", health},
+    {"/health/live", health},
+    {"/health/ready", health_ready},
+    {"/ping", health},
+    {"/metrics", metrics},
+    {"/prometheus/metrics", metrics},
+    {"/version", version},
+    {"/v1/models", models, true},
 };
-constexpr std::string_view post_routes[] = {"/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize"};
+constexpr std::string_view post_routes[] = {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize",
+                                            "/detokenize"};
 
 HttpResponse wrong_method(std::string_view allow, bool options) {
   HttpResponse out = options ? HttpResponse{.status = 204}
@@ -178,15 +258,6 @@ HttpResponse wrong_method(std::string_view allow, bool options) {
                                                .code = "method_not_allowed"});
   out.headers.emplace_back("Allow", allow);
   return out;
-}
-
-// The time does not tell how much of a wrong key was right.
-bool same_key(std::string_view a, std::string_view b) {
-  unsigned difference = a.size() != b.size();
-  for (size_t i = 0; i < a.size(); ++i) {
-    difference |= static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]);
-  }
-  return difference == 0;
 }
 
 bool is_json(std::string_view type) {
@@ -198,7 +269,7 @@ bool is_json(std::string_view type) {
          });
 }
 
-std::variant<HttpResponse, GenerationReply> post(ServerState& state, const HttpRequest& request) {
+Content post(ServerState& state, const HttpRequest& request) {
   if (!request.content_encoding.empty() && request.content_encoding != "identity") {
     return error_response({.status = 415, .message = "compressed bodies are not supported: send no Content-Encoding"});
   }
@@ -208,23 +279,41 @@ std::variant<HttpResponse, GenerationReply> post(ServerState& state, const HttpR
   auto body = parse_ordered_json(request.body, "request body", body_limits);
   if (!body) return error_response({.message = body.error().message, .code = "invalid_json"});
   if (!body->is_object()) return error_response({.message = "the request body is not a JSON object"});
-  if (request.path == "/tokenize") return tokenize(state, *body);
-  if (request.path == "/detokenize") return detokenize(state, *body);
-  return generate(state, request, *body, request.path == "/v1/chat/completions");
+  HttpResponse refusal;
+  ModelHandle model = choose_model(state, *body, refusal);
+  if (!model) return refusal;
+  if (request.path == "/tokenize") return tokenize(state, model->service(), *body);
+  if (request.path == "/detokenize") return detokenize(state, model->service(), *body);
+  if (request.path == "/v1/responses") return respond(state, request, std::move(model), *body);
+  return generate(state, request, std::move(model), *body, request.path == "/v1/chat/completions");
 }
 
 }  // namespace
 
+bool is_serving(const ServerState& state) {
+  return !not_serving(state);
+}
+
 bool authorized(const ServerState& state, const HttpRequest& request) {
-  if (state.options.api_keys.empty()) return true;
-  constexpr std::string_view scheme = "Bearer ";
-  const std::string_view given = request.authorization;
-  bool found = false;
-  for (const std::string& key : state.options.api_keys) {
-    found |=
-        given.substr(0, scheme.size()) == scheme && same_key(given.substr(std::min(given.size(), scheme.size())), key);
+  return state.options.api_keys.empty() || state.limiter.find(request.authorization) >= 0;
+}
+
+std::optional<ApiError> over_limit(ServerState& state, const HttpRequest& request) {
+  const int wait = state.limiter.admit(state.limiter.find(request.authorization));
+  if (wait == 0) return {};
+  return ApiError{.status = 429,
+                  .message = fmt::format("the API key's rate limit is reached: try again in {} s", wait),
+                  .code = "rate_limit_exceeded",
+                  .retry_after = wait};
+}
+
+void bill(const ServerState& state, const HttpRequest& request, GenerationReply& reply) {
+  reply.key = state.limiter.find(request.authorization);
+  if (reply.key < 0) return;
+  const int32_t priority = state.options.api_keys[static_cast<size_t>(reply.key)].priority;
+  for (Request& r : reply.requests) {
+    r.priority = static_cast<int32_t>(std::clamp<int64_t>(int64_t{r.priority} + priority, INT32_MIN + 1, INT32_MAX));
   }
-  return found;
 }
 
 HttpResponse key_error() {
@@ -254,6 +343,14 @@ Reply handle(ServerState& state, const HttpRequest& request) {
     return {route, std::move(content)};
   }
   return {"other", error_response({.status = 404, .message = "there is no such path", .code = "not_found"})};
+}
+
+Reply handle_metrics(ServerState& state, const HttpRequest& request) {
+  const bool get = request.method == "GET" || request.method == "HEAD";
+  if (request.path != "/metrics") {
+    return {"other", error_response({.status = 404, .message = "this port has only /metrics", .code = "not_found"})};
+  }
+  return {"/metrics", get ? metrics(state, request) : wrong_method("GET, HEAD", request.method == "OPTIONS")};
 }
 
 std::string random_id() {

@@ -84,6 +84,7 @@ void CompletionWriter::add(size_t index, OutputPiece piece, std::string& out) {
     return;
   }
 
+  if (call_.token_ids) sequence.tokens.insert(sequence.tokens.end(), piece.tokens.begin(), piece.tokens.end());
   const bool ended = piece.finish != FinishReason::none;
   std::vector<ToolCall> calls;
   std::string reasoning;
@@ -91,6 +92,7 @@ void CompletionWriter::add(size_t index, OutputPiece piece, std::string& out) {
     std::string content;
     sequence.reasoning_parser.add(piece.text, ended, reasoning, content);
     piece.text = std::move(content);
+    if (!call_.show_reasoning) reasoning.clear();
   }
   if (call_.tool_format != ToolFormat::none) {
     std::string content;
@@ -159,7 +161,7 @@ void CompletionWriter::emit(size_t index, Sequence& sequence, const OutputPiece&
     thought["finish_reason"] = nullptr;
     event(index, std::move(thought), out);
   }
-  if (piece.text.empty() && !logprobs) return;
+  if (piece.text.empty() && !logprobs && sequence.tokens.empty()) return;
   OrderedJson choice;
   if (call_.chat) {
     choice["delta"]["content"] = piece.text;
@@ -169,8 +171,16 @@ void CompletionWriter::emit(size_t index, Sequence& sequence, const OutputPiece&
   choice["logprobs"] = !logprobs    ? OrderedJson(nullptr)
                        : call_.chat ? chat_logprobs(piece.logprobs)
                                     : text_logprobs(sequence, {}, piece.logprobs);
+  add_token_ids(sequence, choice);
   choice["finish_reason"] = nullptr;
   event(index, std::move(choice), out);
+}
+
+// vLLM's form: an answer's tokens, or those since the last event; the prompt's once.
+void CompletionWriter::add_token_ids(Sequence& sequence, OrderedJson& choice) const {
+  if (!call_.token_ids) return;
+  choice["token_ids"] = std::exchange(sequence.tokens, {});
+  if (!std::exchange(sequence.prompt_sent, true)) choice["prompt_token_ids"] = call_.prompts[sequence.prompt];
 }
 
 void CompletionWriter::event(size_t index, OrderedJson choice, std::string& out) const {
@@ -239,7 +249,7 @@ OrderedJson CompletionWriter::choice(size_t index, Sequence& sequence) const {
     message["content"] =
         sequence.text.empty() && !sequence.calls.empty() ? OrderedJson(nullptr) : OrderedJson(sequence.text);
     message["refusal"] = nullptr;
-    if (call_.reasoning) {
+    if (call_.reasoning && call_.show_reasoning) {
       message["reasoning_content"] = sequence.reasoning;
       message["reasoning"] = sequence.reasoning;
     }
@@ -251,6 +261,7 @@ OrderedJson CompletionWriter::choice(size_t index, Sequence& sequence) const {
     out["logprobs"] =
         call_.logprobs ? text_logprobs(sequence, sequence.prompt_logprobs, sequence.logprobs) : OrderedJson(nullptr);
   }
+  add_token_ids(sequence, out);
   out["finish_reason"] = finish_json(sequence);
   out["stop_reason"] = stop_json(sequence);
   return out;

@@ -31,6 +31,7 @@ class CompletionWriter final : public ResponseWriter {
   struct Sequence {
     size_t prompt = 0;
     std::string text, reasoning;
+    std::vector<int32_t> tokens;  // return_token_ids: those not sent yet
     std::vector<TokenLogprob> logprobs, prompt_logprobs;
     std::vector<ToolCall> calls;
     ReasoningParser reasoning_parser;
@@ -40,12 +41,13 @@ class CompletionWriter final : public ResponseWriter {
     int32_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;
     size_t text_offset = 0;  // characters of the tokens so far, for logprobs.text_offset
     double logprob_sum = 0;
-    bool begun = false;
+    bool begun = false, prompt_sent = false;
   };
 
   void drop_score_token(OutputPiece& piece) const;
   void begin(size_t index, Sequence& sequence, std::string& out);
   void emit(size_t index, Sequence& sequence, const OutputPiece& piece, const std::string& reasoning, std::string& out);
+  void add_token_ids(Sequence& sequence, OrderedJson& choice) const;
   void event(size_t index, OrderedJson choice, std::string& out) const;
   OrderedJson head(std::string_view object) const;
   OrderedJson usage() const;

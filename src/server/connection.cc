@@ -15,11 +15,11 @@
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http/parser.hpp>
-#include <boost/beast/http/read.hpp>
 #include <boost/beast/http/string_body.hpp>
 
 #include "base/log.h"
 #include "server/generation.h"
+#include "server/tls.h"
 
 namespace pinion {
 namespace {
@@ -32,6 +32,7 @@ using std::chrono::milliseconds;
 
 constexpr auto use_tuple = asio::as_tuple(asio::use_awaitable);
 constexpr milliseconds gone_poll{50};  // how often a client that has pipelined more is asked whether it is still there
+constexpr size_t head_bytes = 4096, body_bytes = 65536;  // of one read: idle connections stay small
 constexpr milliseconds linger_time{2000};  // for a refused request's rest, so that the refusal is not lost to a reset
 
 double seconds_since(ServerMetrics::Clock::time_point start) {
@@ -54,12 +55,18 @@ struct Received {
 
 class HttpConnection final : public Connection, public std::enable_shared_from_this<HttpConnection> {
  public:
-  HttpConnection(asio::ip::tcp::socket socket, ServerState& state)
+  HttpConnection(asio::ip::tcp::socket socket, ServerState& state, WorkQueue& slow, bool metrics_only)
       : state_(state),
+        slow_(slow),
+        metrics_only_(metrics_only),
         stream_(std::move(socket)),
         wake_(stream_.get_executor()),
-        buffer_(state.options.max_header_bytes + 8192) {
+        buffer_(state.options.max_header_bytes + body_bytes) {
     ++state_.connections;
+    if (state_.tls && !metrics_only_) {
+      tls_.emplace(*state_.tls);
+      ciphertext_.resize(head_bytes);
+    }
   }
   ~HttpConnection() override { --state_.connections; }
 
@@ -96,10 +103,16 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     } leave{state_.in_flight};
     HttpRequest& request = received.request;
     if (!is_plain_id(request.request_id)) request.request_id = random_id();
-    request_id_ = request.request_id;
+    TraceContext trace = continue_trace(request.traceparent);
+    fields_ = fmt::format("X-Request-Id: {}\r\n", request.request_id);
+    if (!trace.header.empty()) fields_ += fmt::format("traceparent: {}\r\n", trace.header);
+    AccessRecord record{.request_id = request.request_id, .trace_id = trace.trace_id, .method = request.method};
     if (received.refusal) {
       state_.metrics.http_request("refused", received.refusal->status);
-      co_await write(encode_response(error_response(*received.refusal), state_, false, false, request_id_));
+      record.status = received.refusal->status;
+      record.route = "refused";
+      log(record);
+      co_await write(encode_response(error_response(*received.refusal), state_, false, false, fields_));
       co_await linger();
       co_return false;
     }
@@ -107,26 +120,66 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     Reply reply = handle_safely(request);
     const bool head_only = request.method == "HEAD";
     request.body = std::string();  // a large prompt is not kept for as long as its answer takes
-    int status = 0;
+    const int key = state_.access_log ? state_.limiter.find(request.authorization) : -1;
     bool keep = received.keep_alive && !state_.draining;
+    if (auto* work = std::get_if<SlowReply>(&reply.content)) reply.content = co_await run_slow(std::move(*work));
     if (auto* response = std::get_if<HttpResponse>(&reply.content)) {
-      status = response->status;
-      keep &= co_await write(encode_response(*response, state_, keep, head_only, request_id_));
+      record.status = response->status;
+      finish_record(record, reply.route, key, arrival);  // before it is sent: who has the answer finds it counted
+      keep &= co_await write(encode_response(*response, state_, keep, head_only, fields_));
     } else {
-      status = co_await generate(std::get<GenerationReply>(std::move(reply.content)), keep, received.http10, arrival);
+      auto& generation = std::get<GenerationReply>(reply.content);
+      const ModelHandle model = generation.model;  // the record's name is its
+      record.model = model->service().name;
+      co_await generate(std::move(generation), keep, received.http10, arrival, record);
+      finish_record(record, reply.route, key, arrival);
     }
-    state_.metrics.http_request(reply.route, status);
-    spdlog::debug("{} {} {} {:.1f} ms", request_id_, reply.route, status, seconds_since(arrival) * 1e3);
     co_return keep && !aborted_;
+  }
+
+  void finish_record(AccessRecord& record, std::string_view route, int key, ServerMetrics::Clock::time_point arrival) {
+    state_.metrics.http_request(route, record.status);
+    record.route = route;
+    record.seconds = seconds_since(arrival);
+    if (key >= 0) record.key = state_.options.api_keys[static_cast<size_t>(key)].name;
+    log(record);
+  }
+
+  void log(AccessRecord& record) {
+    if (!state_.access_log) return;
+    error_code ignored;
+    const auto peer = stream_.socket().remote_endpoint(ignored);
+    const std::string remote = ignored ? std::string() : peer.address().to_string();
+    record.remote = remote;
+    state_.access_log->write(record);
   }
 
   Reply handle_safely(const HttpRequest& request) {
     try {
-      return handle(state_, request);
+      return metrics_only_ ? handle_metrics(state_, request) : handle(state_, request);
     } catch (const std::exception& e) {
       spdlog::error("{}: internal error: {}", request.request_id, e.what());
       return {"failed", error_response({.status = 500, .message = "internal error, request " + request.request_id})};
     }
+  }
+
+  // The connection waits for the answer, its thread does not.
+  asio::awaitable<HttpResponse> run_slow(SlowReply work) {
+    struct Outcome {
+      std::atomic<bool> done{false};
+      HttpResponse response;
+    };
+    const auto outcome = std::make_shared<Outcome>();
+    slow_.push([self = shared_from_this(), work = std::move(work), outcome] {
+      outcome->response = work();
+      outcome->done = true;
+      asio::post(self->stream_.get_executor(), [self] { self->wake_.cancel(); });
+    });
+    while (!outcome->done && !aborted_) {
+      wake_.expires_after(state_.options.ping_interval);
+      co_await wake_.async_wait(use_tuple);
+    }
+    co_return outcome->done ? std::move(outcome->response) : HttpResponse{.status = 503, .body = ""};
   }
 
   // False: there is no request, or no way to answer it.
@@ -134,17 +187,18 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     const ServerOptions& options = state_.options;
     if (buffer_.size() == 0) {
       stream_.expires_after(first_ ? options.header_timeout : options.keep_alive_timeout);
-      const auto [ec, size] = co_await stream_.async_read_some(buffer_.prepare(4096), use_tuple);
-      if (ec) co_return false;
-      buffer_.commit(size);
+      if (!co_await read_more()) co_return false;
     }
     first_ = false;
     http::request_parser<http::string_body> parser;
     parser.header_limit(static_cast<uint32_t>(options.max_header_bytes));
     parser.body_limit(options.max_body_bytes);
     stream_.expires_after(options.header_timeout);
-    const auto [ec, header_size] = co_await http::async_read_header(stream_, buffer_, parser, use_tuple);
-    if (ec) co_return refuse(out, ec);
+    error_code ec;
+    while (!parser.is_header_done()) {
+      if (!parse(parser, ec)) co_return refuse(out, ec);
+      if (!parser.is_header_done() && !co_await read_more()) co_return false;
+    }
     const auto& message = parser.get();
     out.http10 = message.version() < 11;
     out.keep_alive = message.keep_alive();
@@ -154,15 +208,55 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       if (!co_await write("HTTP/1.1 100 Continue\r\n\r\n")) co_return false;
     }
     const auto start = ServerMetrics::Clock::now();
-    for (size_t bytes = 0; !parser.is_done();) {
+    parser.eager(true);
+    for (size_t bytes = buffer_.size();;) {
+      if (!parser.is_done() && !parse(parser, ec)) co_return refuse(out, ec);
+      if (parser.is_done()) break;
       stream_.expires_at(start + options.body_timeout + std::chrono::seconds(bytes / 1024));
-      const auto [body_ec, size] = co_await http::async_read_some(stream_, buffer_, parser, use_tuple);
-      if (body_ec) co_return refuse(out, body_ec);
-      bytes += size;
+      const size_t before = buffer_.size();
+      if (!co_await read_more(body_bytes)) co_return false;
+      bytes += buffer_.size() - before;
     }
     stream_.expires_never();
     fill(out.request, parser.release());
     co_return true;
+  }
+
+  // Feeds the parser with what has come. False: `ec` says why it is no HTTP, or too large.
+  template <class Parser>
+  bool parse(Parser& parser, error_code& ec) {
+    if (buffer_.size() == 0) return true;
+    buffer_.consume(parser.put(buffer_.data(), ec));
+    if (ec == http::error::need_more) ec = {};
+    return !ec;
+  }
+
+  // Appends what the client sends next to buffer_. False: it ended, broke TLS, or the stream's time is over.
+  asio::awaitable<bool> read_more(size_t most = head_bytes) {
+    if (buffer_.size() == buffer_.max_size()) co_return false;  // a part that never ends, such as a chunk's head
+    for (;;) {
+      const auto room = buffer_.prepare(std::min(most, buffer_.max_size() - buffer_.size()));
+      if (!tls_) {
+        const auto [ec, size] = co_await stream_.async_read_some(room, use_tuple);
+        buffer_.commit(size);
+        co_return !ec;
+      }
+      const std::ptrdiff_t got = tls_->read(static_cast<char*>(room.data()), room.size());
+      const std::string answer = tls_->take();  // of the handshake
+      for (size_t done = 0; done < answer.size();) {
+        const auto [ec, size] = co_await stream_.async_write_some(asio::buffer(answer) + done, use_tuple);
+        if (ec) co_return false;
+        done += size;
+      }
+      if (got < 0) co_return false;
+      if (got > 0) {
+        buffer_.commit(static_cast<size_t>(got));
+        co_return true;
+      }
+      const auto [ec, size] = co_await stream_.async_read_some(asio::buffer(ciphertext_), use_tuple);
+      if (ec) co_return false;
+      tls_->put({ciphertext_.data(), size});
+    }
   }
 
   // Whether an error of the parser can be answered; fills the refusal.
@@ -224,6 +318,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     out.content_encoding = text(http::field::content_encoding);
     out.authorization = text(http::field::authorization);
     out.request_id = std::string(message["X-Request-Id"]);
+    out.traceparent = std::string(message["traceparent"]);
     out.inference_header_length = std::string(message["Inference-Header-Content-Length"]);
     out.body = std::move(message.body());
   }
@@ -231,6 +326,10 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
   // Each part that the client takes renews the time: only a stall ends the connection.
   asio::awaitable<bool> write(std::string_view bytes_in) {
     std::string bytes(bytes_in);
+    if (tls_) {
+      if (!tls_->write(bytes)) co_return false;
+      bytes = tls_->take();
+    }
     for (size_t done = 0; done < bytes.size();) {
       if (aborted_) co_return false;
       stream_.expires_after(state_.options.write_timeout);
@@ -253,13 +352,14 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     }
   }
 
-  asio::awaitable<int> generate(GenerationReply reply, bool& keep, bool http10,
-                                ServerMetrics::Clock::time_point arrival) {
+  asio::awaitable<void> generate(GenerationReply reply, bool& keep, bool http10,
+                                 ServerMetrics::Clock::time_point arrival, AccessRecord& record) {
     ResponseWriter& writer = *reply.writer;
+    ModelMetrics& metrics = *reply.model->metrics;
     // An answer that does not stream waits for no reader: it is bounded by max_tokens.
     const size_t limit = writer.streams() ? state_.options.max_output_bytes : std::numeric_limits<size_t>::max();
     const auto generation = std::make_shared<Generation>(
-        *state_.service.generator, limit, [self = shared_from_this(), executor = stream_.get_executor()] {
+        *reply.model->service().generator, limit, [self = shared_from_this(), executor = stream_.get_executor()] {
           asio::post(executor, [self] { self->on_output(); });
         });
     generation_ = generation;
@@ -273,28 +373,38 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       }
     } stop{*this, std::make_shared<asio::cancellation_signal>()};
     if (auto started = generation->start(std::move(reply.requests)); !started) {
+      metrics.failed(started.error().code == Errc::exhausted ? FailureReason::rejected : FailureReason::other);
       const HttpResponse response = writer.error(api_error(started.error()));
-      keep &= co_await write(encode_response(response, state_, keep, false, request_id_));
-      co_return response.status;
+      record.status = response.status;
+      keep &= co_await write(encode_response(response, state_, keep, false, fields_));
+      co_return;
     }
     asio::co_spawn(stream_.get_executor(), watch(shared_from_this(), generation, stop.watching),
                    asio::bind_cancellation_slot(stop.watching->slot(), asio::detached));
 
-    bool head_sent = false;
+    bool head_sent = false, late = false;
+    const auto limit_time = state_.options.request_timeout;
     std::optional<ServerMetrics::Clock::time_point> first;
+    RequestFigures figures;
     std::vector<ServerMetrics::Clock::time_point> last(writer.sequences());
     std::string out;
     while (!writer.done() && !writer.failed()) {
       auto events = generation->take();
       if (aborted_ || generation->overflowed()) break;
+      late = limit_time.count() > 0 && ServerMetrics::Clock::now() - arrival > limit_time;
+      if (late) break;
       if (events.empty()) {
-        wake_.expires_after(state_.options.ping_interval);
+        wake_.expires_after(limit_time.count() > 0 ? std::min(state_.options.ping_interval, limit_time)
+                                                   : state_.options.ping_interval);
         const auto [ec] = co_await wake_.async_wait(use_tuple);
         if (ec || !writer.streams()) continue;
         out = ": ping\n\n";  // nothing for a while: proxies would give up
       }
       for (auto& event : events) {
-        if (!event.piece.tokens.empty()) observe_token(arrival, first, last[event.sequence]);
+        if (!event.piece.tokens.empty()) observe_token(metrics, arrival, first, last[event.sequence]);
+        figures.queue_seconds += event.piece.queue_seconds;
+        figures.prefill_seconds += event.piece.prefill_seconds;
+        figures.engine_decode_seconds += event.piece.decode_seconds;
         writer.add(event.sequence, std::move(event.piece), out);
       }
       if (writer.streams() && !out.empty()) {
@@ -303,20 +413,43 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       }
     }
 
-    if (!writer.done() && !writer.failed()) {  // the client went away, or read too slowly
-      state_.metrics.disconnected();
-      keep = false;
-      co_return 499;
+    const auto totals = writer.totals();
+    record.prompt_tokens = totals.prompt_tokens;
+    record.output_tokens = totals.output_tokens;
+    state_.limiter.charge(reply.key, totals.prompt_tokens + totals.output_tokens);
+    if (late) {
+      metrics.failed(FailureReason::canceled);
+      generation->stop();
+      const ApiError error{.status = 504, .message = "the request took too long", .code = "request_timeout"};
+      record.status = error.status;
+      if (!head_sent) {
+        keep &= co_await write(encode_response(writer.error(error), state_, keep, false, fields_));
+      } else {  // no last chunk: what was sent is not the whole answer
+        co_await send_events(writer.error_event(error), head_sent, keep, http10);
+        keep = false;
+      }
+      co_return;
     }
-    state_.metrics.finished(writer, seconds_since(arrival), first ? seconds_since(*first) : 0);
+    if (!writer.done() && !writer.failed()) {  // the client went away, or read too slowly
+      metrics.disconnected();
+      keep = false;
+      record.status = 499;
+      co_return;
+    }
+    figures.seconds = seconds_since(arrival);
+    figures.decode_seconds = first ? seconds_since(*first) : 0;
+    metrics.finished(writer, figures);
+    if (writer.failed()) metrics.failed(FailureReason::backend);
     if (writer.failed() && !head_sent) {
       const HttpResponse response = writer.error(*writer.failed());
-      keep &= co_await write(encode_response(response, state_, keep, false, request_id_));
-      co_return response.status;
+      record.status = response.status;
+      keep &= co_await write(encode_response(response, state_, keep, false, fields_));
+      co_return;
     }
+    record.status = writer.failed() ? writer.failed()->status : 200;
     if (!writer.streams()) {
-      keep &= co_await write(encode_response(writer.response(), state_, keep, false, request_id_));
-      co_return 200;
+      keep &= co_await write(encode_response(writer.response(), state_, keep, false, fields_));
+      co_return;
     }
     if (writer.failed()) {  // no [DONE]: what was sent is not the whole answer
       out += writer.error_event(*writer.failed());
@@ -326,18 +459,18 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     bool sent = co_await send_events(out, head_sent, keep, http10);
     if (sent && !http10) sent = co_await write("0\r\n\r\n");
     keep = keep && sent && !http10 && !writer.failed();
-    co_return writer.failed() ? writer.failed()->status : 200;
   }
 
-  void observe_token(ServerMetrics::Clock::time_point arrival, std::optional<ServerMetrics::Clock::time_point>& first,
-                     ServerMetrics::Clock::time_point& last) {
+  static void observe_token(ModelMetrics& metrics, ServerMetrics::Clock::time_point arrival,
+                            std::optional<ServerMetrics::Clock::time_point>& first,
+                            ServerMetrics::Clock::time_point& last) {
     const auto now = ServerMetrics::Clock::now();
     if (!first) {
       first = now;
-      state_.metrics.first_token(seconds_since(arrival));
+      metrics.first_token(seconds_since(arrival));
     }
     if (last != ServerMetrics::Clock::time_point()) {
-      state_.metrics.between_tokens(std::chrono::duration<double>(now - last).count());
+      metrics.between_tokens(std::chrono::duration<double>(now - last).count());
     }
     last = now;
   }
@@ -348,8 +481,8 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     if (!head_sent) {
       bytes = fmt::format(
           "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
-          "X-Accel-Buffering: no\r\nX-Request-Id: {}\r\n{}{}Connection: {}\r\n\r\n",
-          request_id_,
+          "X-Accel-Buffering: no\r\n{}{}{}Connection: {}\r\n\r\n",
+          fields_,
           state_.options.cors_origin.empty() ? ""
                                              : "Access-Control-Allow-Origin: " + state_.options.cors_origin + "\r\n",
           http10 ? "" : "Transfer-Encoding: chunked\r\n", keep && !http10 ? "keep-alive" : "close");
@@ -393,30 +526,35 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
   }
 
   ServerState& state_;
+  WorkQueue& slow_;
+  const bool metrics_only_;
   beast::tcp_stream stream_;
   asio::steady_timer wake_;
   beast::flat_buffer buffer_;
   std::shared_ptr<Generation> generation_;  // of the request being answered
-  std::string request_id_;
+  std::vector<char> ciphertext_;            // of one read, with TLS
+  std::string fields_;                      // of the answer's header: request id and trace
+  std::optional<TlsSession> tls_;           // empty: plain HTTP
   bool first_ = true, aborted_ = false;
 };
 
 }  // namespace
 
-std::shared_ptr<Connection> start_connection(asio::ip::tcp::socket socket, ServerState& state) {
-  auto connection = std::make_shared<HttpConnection>(std::move(socket), state);
+std::shared_ptr<Connection> start_connection(asio::ip::tcp::socket socket, ServerState& state, WorkQueue& slow,
+                                             bool metrics_only) {
+  auto connection = std::make_shared<HttpConnection>(std::move(socket), state, slow, metrics_only);
   connection->start();
   return connection;
 }
 
 std::string encode_response(const HttpResponse& response, const ServerState& state, bool keep_alive, bool head_only,
-                            std::string_view request_id) {
+                            std::string_view fields) {
   const auto reason = http::obsolete_reason(static_cast<http::status>(response.status));
   std::string out = fmt::format("HTTP/1.1 {} {}\r\n", response.status, std::string_view(reason.data(), reason.size()));
   if (response.status != 204) {
     out += fmt::format("Content-Type: {}\r\nContent-Length: {}\r\n", response.content_type, response.body.size());
   }
-  if (!request_id.empty()) out += fmt::format("X-Request-Id: {}\r\n", request_id);
+  out += fields;
   for (const auto& [name, value] : response.headers) out += fmt::format("{}: {}\r\n", name, value);
   if (!state.options.cors_origin.empty()) {
     out += fmt::format(

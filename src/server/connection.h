@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "server/api.h"
+#include "server/work_queue.h"
 
 namespace pinion {
 
@@ -16,10 +17,12 @@ class Connection {
 };
 
 // `socket`'s executor is a strand of its own. The connection keeps itself alive until it ends.
-std::shared_ptr<Connection> start_connection(boost::asio::ip::tcp::socket socket, ServerState& state);
+// `slow` runs what would block; `metrics_only`: the connection is of the port that has only the metrics.
+std::shared_ptr<Connection> start_connection(boost::asio::ip::tcp::socket socket, ServerState& state, WorkQueue& slow,
+                                             bool metrics_only = false);
 
-// The whole of an answer whose body is at hand, as bytes.
+// The whole of an answer whose body is at hand, as bytes. `fields`: more header lines, each with its end.
 std::string encode_response(const HttpResponse& response, const ServerState& state, bool keep_alive, bool head_only,
-                            std::string_view request_id);
+                            std::string_view fields);
 
 }  // namespace pinion

@@ -150,6 +150,9 @@ class FakeGenerator final : public Generator {
         out.emplace_back(r.sink, std::move(piece));
         ++it;
       } else {
+        piece.queue_seconds = 3;  // as if it had waited so long
+        piece.prefill_seconds = 1;
+        piece.decode_seconds = 0.5;
         out.emplace_back(std::move(r.sink), std::move(piece));
         ++stats_.requests_finished;
         it = running_.erase(it);

@@ -16,6 +16,7 @@ namespace pinion {
 struct HttpRequest {
   std::string method, path;  // path without the query, as sent
   std::string content_type, content_encoding, authorization, request_id;
+  std::string traceparent;              // of W3C Trace Context
   std::string inference_header_length;  // of the KServe binary extension; empty: the body is JSON
   std::string body;
 };

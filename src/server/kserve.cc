@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include "server/kserve_writer.h"
@@ -25,8 +26,9 @@ HttpResponse json(const OrderedJson& body) {
   return {.body = dump(body)};
 }
 
-bool is_ready(const ServerState& state) {
-  return state.ready && !state.draining && state.service.generator->failure().empty();
+// The server takes requests and this model answers them.
+bool is_ready(const ServerState& state, const ServedModel& model) {
+  return state.ready && !state.draining && model.failure().empty();
 }
 
 HttpResponse health(bool good) {  // clients look only at the status
@@ -52,15 +54,15 @@ bool wants_ids(std::string_view model) {
 HttpResponse server_metadata() {
   OrderedJson out;
   out["name"] = "pinion";
-  out["version"] = "0.1.0";
+  out["version"] = PINION_VERSION;
   out["extensions"] = {"binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics"};
   return json(out);
 }
 
-HttpResponse model_metadata(std::string_view model) {
+HttpResponse model_metadata(const ServedModel& served, std::string_view model) {
   OrderedJson out;
   out["name"] = model;
-  out["versions"] = {"1"};
+  out["versions"] = {served.loaded.version};
   out["platform"] = "pinion";
   out["inputs"] = signature_json(kserve_inputs(wants_ids(model)));
   out["outputs"] = signature_json(kserve_outputs(wants_ids(model)));
@@ -99,34 +101,80 @@ OrderedJson duration(uint64_t count, uint64_t ns) {
   return out;
 }
 
-HttpResponse statistics(const ServerState& state, std::string_view model) {
-  const KserveStats& s = state.kserve;
+OrderedJson model_statistics(const ServedModel& served, std::string_view model) {
+  const KserveStats& s = *served.stats;
   OrderedJson row;
   row["name"] = model;
-  row["version"] = "1";
+  row["version"] = served.loaded.version;
   row["last_inference"] = s.last_ms.load();
   row["inference_count"] = s.sequences.load();
   row["execution_count"] = s.success.load();
-  row["inference_stats"]["success"] = duration(s.success, s.success_ns);
-  row["inference_stats"]["fail"] = duration(s.failed, s.failed_ns);
+  OrderedJson& stats = row["inference_stats"];
+  stats["success"] = duration(s.success, s.success_ns);
+  stats["fail"] = duration(s.failed, s.failed_ns);
+  stats["queue"] = duration(s.success, s.queue_ns);
+  stats["compute_input"] = duration(s.success, s.prefill_ns);
+  stats["compute_infer"] = duration(s.success, s.prefill_ns + s.decode_ns);
+  stats["compute_output"] = duration(s.success, s.decode_ns);
+  stats["cache_hit"] = duration(0, 0);
+  stats["cache_miss"] = duration(0, 0);
+  return row;
+}
+
+HttpResponse statistics(const std::vector<std::pair<ModelHandle, std::string>>& models) {
   OrderedJson out;
-  out["model_stats"] = OrderedJson::array({row});
+  out["model_stats"] = OrderedJson::array();
+  for (const auto& [model, name] : models) out["model_stats"].push_back(model_statistics(*model, name));
   return json(out);
 }
 
-HttpResponse repository_index(const ServerState& state) {
-  OrderedJson row;
-  row["name"] = state.service.name;
-  row["version"] = "1";
-  row["state"] = is_ready(state) ? "READY" : "UNAVAILABLE";
-  row["reason"] = is_ready(state) ? "" : "not ready";
-  return json(OrderedJson::array({row}));
+HttpResponse repository_index(const ServerState& state, const HttpRequest& request) {
+  bool only_ready = false;
+  if (!request.body.empty()) {
+    const auto body = parse_ordered_json(request.body, "request body", kBodyLimits);
+    if (!body) return kserve_error(body.error());
+    if (body->is_object() && body->contains("ready")) {
+      if (!(*body)["ready"].is_boolean()) return refuse(400, "'ready' is not a boolean");
+      only_ready = (*body)["ready"].get<bool>();
+    }
+  }
+  OrderedJson out = OrderedJson::array();
+  for (const ModelState& m : state.models.index()) {
+    const ModelHandle model = state.models.find(m.name);
+    const bool ready = model && is_ready(state, *model);
+    if (only_ready && !ready) continue;
+    OrderedJson row;
+    row["name"] = m.name;
+    if (!m.version.empty()) row["version"] = m.version;
+    row["state"] = m.state == "READY" && !ready ? "UNAVAILABLE" : m.state;
+    row["reason"] = m.state == "READY" && !ready ? "not ready" : m.reason;
+    out.push_back(std::move(row));
+  }
+  return json(out);
 }
 
-using Content = std::variant<HttpResponse, GenerationReply>;
+// What of the body a load may bring: Triton's clients can override the configuration and files, which is refused.
+std::optional<HttpResponse> refuse_overrides(const HttpRequest& request) {
+  if (request.body.empty()) return {};
+  const auto body = parse_ordered_json(request.body, "request body", kBodyLimits);
+  if (!body) return kserve_error(body.error());
+  if (!body->is_object() || !body->contains("parameters") || !(*body)["parameters"].is_object()) return {};
+  for (const auto& [name, value] : (*body)["parameters"].items()) {
+    if (name == "unload_dependents") continue;
+    return refuse(501, fmt::format("the parameter '{}' is not supported: models load as they lie in the repository",
+                                   name.substr(0, 64)));
+  }
+  return {};
+}
 
-Content infer(ServerState& state, const HttpRequest& request, std::string model, std::string_view verb) {
-  if (!is_ready(state)) return refuse(503, "the server is not ready");
+using Content = std::variant<HttpResponse, GenerationReply, SlowReply>;
+
+Content infer(ServerState& state, const HttpRequest& request, ModelHandle served, std::string model,
+              std::string_view verb) {
+  if (!is_ready(state, *served)) return refuse(503, "the server is not ready");
+  if (!served->generates()) {
+    return refuse(400, fmt::format("'{}' runs inside of the pipeline: ask the model that has the pipeline", model));
+  }
   if (!request.content_encoding.empty() && request.content_encoding != "identity") {
     return refuse(415, "compressed bodies are not supported: send no Content-Encoding");
   }
@@ -147,16 +195,17 @@ Content infer(ServerState& state, const HttpRequest& request, std::string model,
   const bool tensors = verb == "infer";
   const auto message = tensors ? read_infer_message(*body, binary) : read_generate_message(*body);
   if (!message) return kserve_error(message.error());
-  auto call = read_kserve_call(*message, state.service, "v2-" + request.request_id, state.options.max_choices);
+  auto call = read_kserve_call(*message, served->service(), "v2-" + request.request_id, state.options.max_choices);
   if (!call) return kserve_error(call.error());
   if (call->stream && verb != "generate_stream") {
     return refuse(400, fmt::format("'stream' needs /generate_stream: /{} answers exactly once", verb));
   }
-  GenerationReply reply;
-  reply.requests = call->requests;
+  if (auto refused = over_limit(state, request)) return kserve_error(*refused);
+  GenerationReply reply{.model = served, .requests = call->requests, .writer = nullptr};
   reply.writer =
-      std::make_unique<KserveWriter>(*std::move(call), std::move(model),
-                                     tensors ? KserveWriter::Form::infer : KserveWriter::Form::generate, state.kserve);
+      std::make_unique<KserveWriter>(*std::move(call), std::move(model), served->loaded.version,
+                                     tensors ? KserveWriter::Form::infer : KserveWriter::Form::generate, served->stats);
+  bill(state, request, reply);
   return reply;
 }
 
@@ -173,17 +222,17 @@ std::vector<std::string> split(std::string_view path) {
 }
 
 struct ModelPath {
-  std::string model, verb;  // verb: "" for the metadata
+  std::string model, version, verb;  // version: "" for the newest; verb: "" for the metadata
 };
 
 // models/NAME[/versions/N][/verb]; parts begin behind "v2".
 std::optional<ModelPath> model_path(const std::vector<std::string>& parts) {
   if (parts.size() < 3 || parts[1] != "models" || parts[2].empty()) return {};
-  ModelPath out{.model = parts[2], .verb = {}};
+  ModelPath out{.model = parts[2], .version = {}, .verb = {}};
   size_t at = 3;
   if (parts.size() > at && parts[at] == "versions") {
-    if (parts.size() <= at + 1) return {};
-    if (parts[at + 1] != "1") return {};
+    if (parts.size() <= at + 1 || parts[at + 1].empty()) return {};
+    out.version = parts[at + 1];
     at += 2;
   }
   if (parts.size() > at) out.verb = parts[at++];
@@ -195,28 +244,50 @@ Reply model_request(ServerState& state, const HttpRequest& request, const ModelP
   const bool get = request.method == "GET" || request.method == "HEAD", post = request.method == "POST";
   if (path.model == "stats" && path.verb.empty()) {
     if (!get) return {"/v2/models/stats", wrong_method("GET, HEAD")};
-    return {"/v2/models/stats", statistics(state, state.service.name)};
+    std::vector<std::pair<ModelHandle, std::string>> all;
+    for (const ModelHandle& m : state.models.all()) all.emplace_back(m, m->service().name);
+    return {"/v2/models/stats", statistics(all)};
   }
-  if (state.options.strict_model_name && path.model != state.service.name) {
+  ModelHandle model = state.models.find(path.model);
+  if (!model && !state.options.strict_model_name && !state.models.knows(path.model)) model = state.models.only();
+  if (!model) {
     return {"/v2/models/{m}",
-            refuse(404, fmt::format("unknown model '{}': this server has '{}'", path.model, state.service.name))};
+            path.verb == "ready" ? health(false) : refuse(404, fmt::format("unknown model '{}'", path.model))};
+  }
+  if (!path.version.empty() && path.version != model->loaded.version) {
+    return {"/v2/models/{m}", refuse(404, fmt::format("'{}' has version {}, not {}", path.model, model->loaded.version,
+                                                      path.version.substr(0, 32)))};
   }
   const auto answer = [&](std::string_view route, auto make) -> Reply {
     if (!get) return {route, wrong_method("GET, HEAD")};
     return {route, make()};
   };
-  if (path.verb.empty()) return answer("/v2/models/{m}", [&] { return model_metadata(path.model); });
-  if (path.verb == "ready") return answer("/v2/models/{m}/ready", [&] { return health(is_ready(state)); });
+  if (path.verb.empty()) return answer("/v2/models/{m}", [&] { return model_metadata(*model, path.model); });
+  if (path.verb == "ready") return answer("/v2/models/{m}/ready", [&] { return health(is_ready(state, *model)); });
   if (path.verb == "config") return answer("/v2/models/{m}/config", [&] { return model_config(state, path.model); });
-  if (path.verb == "stats") return answer("/v2/models/{m}/stats", [&] { return statistics(state, path.model); });
+  if (path.verb == "stats") return answer("/v2/models/{m}/stats", [&] { return statistics({{model, path.model}}); });
   for (const std::string_view route :
        {"/v2/models/{m}/infer", "/v2/models/{m}/generate", "/v2/models/{m}/generate_stream"}) {
     if (route.substr(route.rfind('/') + 1) != path.verb) continue;
     if (!post) return {route, wrong_method("POST")};
-    auto content = infer(state, request, path.model, path.verb);
+    auto content = infer(state, request, model, path.model, path.verb);
     return {route, std::move(content)};
   }
   return {"other", refuse(404, "there is no such path")};
+}
+
+Reply load_request(ServerState& state, const HttpRequest& request, const std::string& name, bool load) {
+  const std::string_view route = load ? "/v2/repository/models/{m}/load" : "/v2/repository/models/{m}/unload";
+  if (request.method != "POST") return {route, wrong_method("POST")};
+  if (!state.models.can_load()) {
+    return {route, refuse(503, "explicit model load / unload is not allowed: this server serves one model")};
+  }
+  if (auto refused = refuse_overrides(request)) return {route, *std::move(refused)};
+  return {route, SlowReply([&state, name, load]() -> HttpResponse {
+            const Status status = load ? state.models.load(name) : state.models.unload(name);
+            if (!status) return kserve_error(status.error());
+            return {.body = ""};
+          })};
 }
 
 }  // namespace
@@ -229,19 +300,19 @@ std::optional<Reply> handle_kserve(ServerState& state, const HttpRequest& reques
   if (!is_health && !authorized(state, request)) return Reply{"/v2", key_error()};
   if (parts.size() == 1) return Reply{"/v2", get ? server_metadata() : wrong_method("GET, HEAD")};
   if (is_health && (parts[2] == "live" || parts[2] == "ready")) {
-    const bool good = parts[2] == "live" ? state.service.generator->failure().empty() : is_ready(state);
-    return Reply{"/v2/health", get ? health(good) : wrong_method("GET, HEAD")};
+    const auto models = state.models.all();
+    const bool live = std::ranges::all_of(models, [](const ModelHandle& m) { return m->failure().empty(); });
+    return Reply{"/v2/health", get ? health(parts[2] == "live" ? live : is_serving(state)) : wrong_method("GET, HEAD")};
   }
   if (const auto path = model_path(parts)) return model_request(state, request, *path);
   if (parts[1] == "repository") {
     const std::string& last = parts.back();
     if (last == "index" && parts.size() <= 4) {
-      return Reply{"/v2/repository/index", post ? repository_index(state) : wrong_method("POST")};
+      return Reply{"/v2/repository/index", post ? repository_index(state, request) : wrong_method("POST")};
     }
-    if ((last == "load" || last == "unload") && parts.size() >= 5) {
-      return Reply{"/v2/repository/models/{m}/load",
-                   post ? refuse(503, "explicit model load / unload is not allowed: this server serves one model")
-                        : wrong_method("POST")};
+    // repository[/REPOSITORY]/models/NAME/load
+    if ((last == "load" || last == "unload") && parts.size() >= 5 && parts[parts.size() - 3] == "models") {
+      return load_request(state, request, parts[parts.size() - 2], last == "load");
     }
   }
   for (const std::string_view extension : {"systemsharedmemory", "cudasharedmemory", "trace", "logging"}) {

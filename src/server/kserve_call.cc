@@ -277,7 +277,8 @@ Result<KserveCall> read_kserve_call(const KserveMessage& message, const ModelSer
     PINION_TRY(const auto least, inputs.number("min_tokens", row, 0, *most));
     sampling.min_tokens = static_cast<int32_t>(least.value_or(0));
     if (call.log_probs) sampling.logprobs = 0;
-    PINION_TRY(const bool answer_only, inputs.boolean("exclude_input_in_output", row));
+    PINION_TRY(const auto exclude, inputs.number("exclude_input_in_output", row, 0, 1));
+    const bool answer_only = exclude ? *exclude != 0 : model.exclude_input;
     const bool echo = !answer_only && !call.stream;
     call.echo_ids.push_back(echo ? prompt : std::vector<int32_t>());
     call.echo_text.push_back(echo && !call.ids ? model.text->decode(prompt, true) : "");

@@ -5,8 +5,6 @@
 namespace pinion {
 namespace {
 
-constexpr std::string_view kVersion = "1";
-
 HttpResponse error_body(int status, std::string_view message) {
   OrderedJson body;
   body["error"] = message;
@@ -26,11 +24,13 @@ HttpResponse kserve_error(const ApiError& error) {
   return out;
 }
 
-KserveWriter::KserveWriter(KserveCall call, std::string model, Form form, KserveStats& stats)
+KserveWriter::KserveWriter(KserveCall call, std::string model, std::string version, Form form,
+                           std::shared_ptr<KserveStats> stats)
     : call_(std::move(call)),
       model_(std::move(model)),
+      version_(std::move(version)),
       form_(form),
-      stats_(stats),
+      stats_(std::move(stats)),
       sequences_(call_.requests.size()),
       open_(sequences_.size()) {}
 
@@ -48,7 +48,12 @@ void KserveWriter::add(size_t index, OutputPiece piece, std::string& out) {
     s.logprobs.push_back(std::max(entry.logprob, -9999.0F));  // JSON has no -inf
     s.logprob_sum += s.logprobs.back();
   }
-  if (piece.finish != FinishReason::none) --open_;
+  if (piece.finish != FinishReason::none) {
+    --open_;
+    s.queue_seconds = piece.queue_seconds;
+    s.prefill_seconds = piece.prefill_seconds;
+    s.decode_seconds = piece.decode_seconds;
+  }
   if (piece.finish == FinishReason::error || piece.finish == FinishReason::cancelled) {
     if (!error_) {
       error_ = piece.error ? api_error(*piece.error)
@@ -64,12 +69,20 @@ void KserveWriter::add(size_t index, OutputPiece piece, std::string& out) {
 }
 
 void KserveWriter::count() {
+  constexpr double kNano = 1e9;
   const auto ns = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start_).count());
-  (error_ ? stats_.failed : stats_.success) += 1;
-  (error_ ? stats_.failed_ns : stats_.success_ns) += ns;
-  stats_.sequences += sequences_.size();
-  stats_.last_ms = static_cast<uint64_t>(
+  KserveStats& stats = *stats_;
+  (error_ ? stats.failed : stats.success) += 1;
+  (error_ ? stats.failed_ns : stats.success_ns) += ns;
+  stats.sequences += sequences_.size();
+  for (const Sequence& s : sequences_) {
+    if (error_) break;
+    stats.queue_ns += static_cast<uint64_t>(s.queue_seconds * kNano);
+    stats.prefill_ns += static_cast<uint64_t>(s.prefill_seconds * kNano);
+    stats.decode_ns += static_cast<uint64_t>(s.decode_seconds * kNano);
+  }
+  stats.last_ms = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
           .count());
 }
@@ -128,7 +141,7 @@ std::vector<KserveTensor> KserveWriter::outputs(size_t first, size_t last, int64
 OrderedJson KserveWriter::flat(const std::vector<KserveTensor>& tensors) const {
   OrderedJson body;
   body["model_name"] = model_;
-  body["model_version"] = kVersion;
+  body["model_version"] = version_;
   if (!call_.id.empty()) body["id"] = call_.id;
   if (!call_.ids) {  // parameters that the ensemble's answers carry
     body["sequence_id"] = 0;
@@ -146,7 +159,7 @@ HttpResponse KserveWriter::tensors_response(const std::vector<KserveTensor>& ten
   OrderedJson body;
   std::string binary;
   body["model_name"] = model_;
-  body["model_version"] = kVersion;
+  body["model_version"] = version_;
   if (!call_.id.empty()) body["id"] = call_.id;
   body["outputs"] = OrderedJson::array();
   for (size_t i = 0; i < tensors.size(); ++i) {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 
 #include "server/kserve_call.h"
 #include "server/response_writer.h"
@@ -11,6 +12,7 @@ namespace pinion {
 
 struct KserveStats {  // since the start, for the statistics extension
   std::atomic<uint64_t> success{0}, success_ns{0}, failed{0}, failed_ns{0}, sequences{0}, last_ms{0};
+  std::atomic<uint64_t> queue_ns{0}, prefill_ns{0}, decode_ns{0};  // of requests that succeeded
 };
 
 // {"error": text}, with the protocol's statuses.
@@ -20,8 +22,8 @@ HttpResponse kserve_error(const ApiError& error);
 class KserveWriter final : public ResponseWriter {
  public:
   enum class Form : uint8_t { infer, generate };
-  // Version "1". `model` is the name that the client used.
-  KserveWriter(KserveCall call, std::string model, Form form, KserveStats& stats);
+  // `model` is the name that the client used.
+  KserveWriter(KserveCall call, std::string model, std::string version, Form form, std::shared_ptr<KserveStats> stats);
 
   bool streams() const override { return call_.stream; }
   void add(size_t sequence, OutputPiece piece, std::string& out) override;
@@ -43,6 +45,7 @@ class KserveWriter final : public ResponseWriter {
     double logprob_sum = 0;
     FinishReason finish = FinishReason::none;
     int32_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;
+    double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0;
   };
 
   // The wanted outputs of sequences [first, last), as rows x (last - first) / rows.
@@ -52,9 +55,9 @@ class KserveWriter final : public ResponseWriter {
   void count();
 
   const KserveCall call_;
-  const std::string model_;
+  const std::string model_, version_;
   const Form form_;
-  KserveStats& stats_;
+  const std::shared_ptr<KserveStats> stats_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   std::vector<Sequence> sequences_;
   size_t open_;

@@ -29,7 +29,11 @@ void read_choices(RequestFields& fields, const RequestLimits& limits, Completion
 }
 
 // Both numbers in the message: what clients need to shorten the prompt.
-void check_context(RequestFields& fields, const ModelService& model, const CompletionCall& call) {
+void check_context(RequestFields& fields, const ModelService& model, CompletionCall& call) {
+  const auto most = static_cast<size_t>(call.keep_prompt_tokens);
+  for (auto& prompt : call.prompts) {
+    if (most > 0 && prompt.size() > most) prompt.erase(prompt.begin(), prompt.end() - call.keep_prompt_tokens);
+  }
   for (const auto& prompt : call.prompts) {
     const auto asked = static_cast<int64_t>(prompt.size()) + call.max_tokens.value_or(1);
     if (asked <= model.max_seq_len) continue;
@@ -55,6 +59,8 @@ void read_common(RequestFields& fields, const ModelService& model, CompletionCal
                  call.priority);
   call.priority = -call.priority;  // vLLM's fields: lower runs first
   fields.string("cache_salt", call.cache_salt, max_name_bytes);
+  fields.boolean("return_token_ids", call.token_ids);
+  fields.integer("truncate_prompt_tokens", 1, model.max_seq_len, call.keep_prompt_tokens);
   refuse_unsupported(fields);
   ignore_harmless(fields);
 }
@@ -214,6 +220,7 @@ ParsedCall parse_chat_call(const OrderedJson& body, const ModelService& model, c
   bool add_generation_prompt = true, special = false;
   fields.boolean("add_generation_prompt", add_generation_prompt);
   fields.boolean("add_special_tokens", special);
+  fields.boolean("include_reasoning", call.show_reasoning);
   fields.refuse("echo", false);
   fields.refuse("audio");
   fields.refuse("web_search_options");

@@ -28,10 +28,13 @@ struct CompletionCall {
   int32_t n = 1, best_of = 1, priority = 0;
   bool stream = false, include_usage = false, continuous_usage = false;
   bool echo = false;
+  bool token_ids = false;                          // return_token_ids: the tokens with the text
   bool logprobs = false;                           // in the answer; sampling.logprobs may ask the engine for more
   ToolFormat tool_format = ToolFormat::none;       // what of the answer becomes tool_calls
   bool one_tool_call = false;                      // parallel_tool_calls: false
   bool reasoning = false, reasoning_open = false;  // split it off; the prompt ends inside of it
+  bool show_reasoning = true;                      // include_reasoning
+  int32_t keep_prompt_tokens = 0;                  // truncate_prompt_tokens: the last ones; 0: all
   std::string cache_salt;
   int32_t max_seq_len = 0;
 

@@ -94,11 +94,12 @@ void read_sampling(RequestFields& fields, const ModelService& model, SamplingPar
   fields.number("frequency_penalty", -max_penalty, max_penalty, sampling.frequency_penalty);
   fields.number("repetition_penalty", 0, 100, sampling.repetition_penalty, false);
   int64_t seed = -1;
-  fields.integer("seed", 0, std::numeric_limits<int64_t>::max(), seed);
-  if (seed >= 0) sampling.seed = static_cast<uint64_t>(seed);
+  fields.integer("seed", std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max(), seed);
+  if (fields.find("seed")) sampling.seed = static_cast<uint64_t>(seed);
   fields.integer("min_tokens", 0, model.max_seq_len, sampling.min_tokens);
   fields.boolean("ignore_eos", sampling.ignore_eos);
   fields.boolean("include_stop_str_in_output", sampling.include_stop);
+  fields.boolean("skip_special_tokens", sampling.skip_special_tokens);
   if (const OrderedJson* ids = fields.find("stop_token_ids")) {
     const auto tokens = read_token_ids(fields, *ids, "stop_token_ids", model.vocab_size);
     if (tokens.size() > max_stop_tokens) {
@@ -142,25 +143,25 @@ void refuse_unsupported(RequestFields& fields) {
     }
   }
   for (const auto* name : {"structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
-                           "prompt_logprobs", "allowed_token_ids", "truncate_prompt_tokens", "prompt_embeds",
-                           "lora_request", "kv_transfer_params", "disaggregated_params", "thinking_token_budget",
-                           "logits_processors", "documents", "chat_template", "prompt_ignore_length", "top_p_min"}) {
+                           "prompt_logprobs", "allowed_token_ids", "prompt_embeds", "lora_request",
+                           "kv_transfer_params", "disaggregated_params", "thinking_token_budget", "logits_processors",
+                           "documents", "chat_template", "prompt_ignore_length", "top_p_min"}) {
     fields.refuse(name);
   }
-  for (const auto* name : {"use_beam_search", "continue_final_message", "return_token_ids", "return_context_logits",
+  for (const auto* name : {"use_beam_search", "continue_final_message", "return_context_logits",
                            "return_tokens_as_token_ids", "early_stopping"}) {
     fields.refuse(name, false);
   }
-  for (const auto* name : {"skip_special_tokens", "spaces_between_special_tokens", "detokenize"}) {
+  for (const auto* name : {"spaces_between_special_tokens", "detokenize"}) {
     fields.refuse(name, true);
   }
   fields.refuse("length_penalty", 1);
 }
 
 void ignore_harmless(RequestFields& fields) {
-  for (const auto* name : {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-                           "prediction", "verbosity", "request_id", "include_reasoning", "guided_decoding_backend",
-                           "guided_whitespace_pattern", "vllm_xargs", "prompt_cache_retention"}) {
+  for (const auto* name :
+       {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prediction", "verbosity",
+        "request_id", "guided_decoding_backend", "guided_whitespace_pattern", "vllm_xargs", "prompt_cache_retention"}) {
     fields.ignore(name);
   }
 }

@@ -34,15 +34,41 @@ constexpr std::chrono::milliseconds drain_poll{10};
 }  // namespace
 
 struct Server::Impl {
-  Impl(ServerOptions options, ModelService& service)
-      : state(std::move(options), service), acceptor(asio::make_strand(context)) {}
+  template <class Models>
+  Impl(ServerOptions options, Models&& models)
+      : state(std::move(options), std::forward<Models>(models)),
+        acceptor(asio::make_strand(context)),
+        metrics_acceptor(acceptor.get_executor()) {}
+
+  Status open() {
+    const ServerOptions& o = state.options;
+    if (!o.access_log.empty()) {
+      PINION_TRY(state.access_log, AccessLog::open(o.access_log));
+    }
+    if (o.tls_certificate.empty() != o.tls_key.empty()) {
+      return fail(Errc::invalid_argument, "TLS needs a certificate and its key", "--tls_certificate, --tls_key",
+                  "give both");
+    }
+    if (!o.tls_key.empty()) {
+      PINION_TRY(state.tls, TlsContext::load(o.tls_certificate, o.tls_key));
+    }
+    PINION_OK(listen());
+    run();
+    return {};
+  }
 
   Status listen() {
+    PINION_OK(listen(acceptor, state.options.port, "--port"));
+    return state.options.metrics_port ? listen(metrics_acceptor, *state.options.metrics_port, "--metrics_port")
+                                      : Status();
+  }
+
+  Status listen(tcp::acceptor& acceptor, uint16_t port, std::string_view flag) {
     const ServerOptions& options = state.options;
     error_code ec;
-    const std::string where = fmt::format("{}:{}", options.host, options.port);
+    const std::string where = fmt::format("{}:{}", options.host, port);
     tcp::resolver resolver(context);
-    const auto found = resolver.resolve(options.host, std::to_string(options.port), tcp::resolver::passive, ec);
+    const auto found = resolver.resolve(options.host, std::to_string(port), tcp::resolver::passive, ec);
     if (ec || found.empty()) {
       return fail(Errc::invalid_argument, "cannot resolve the host", where,
                   "give --host an address of this machine, such as 127.0.0.1");
@@ -55,15 +81,19 @@ struct Server::Impl {
     if (!ec) return {};
     if (ec == asio::error::address_in_use) {
       return fail(Errc::invalid_argument, "the port is in use", where,
-                  "stop the program that has it, or choose another with --port");
+                  fmt::format("stop the program that has it, or choose another with {}", flag));
     }
     return fail(Errc::io, "cannot listen: " + ec.message(), where,
-                "choose another address or port with --host and --port");
+                fmt::format("choose another address or port with --host and {}", flag));
   }
 
   void run() {
     endpoint_port = acceptor.local_endpoint().port();
-    asio::co_spawn(acceptor.get_executor(), accept(), asio::detached);
+    asio::co_spawn(acceptor.get_executor(), accept(acceptor, false), asio::detached);
+    if (metrics_acceptor.is_open()) {
+      metrics_port = metrics_acceptor.local_endpoint().port();
+      asio::co_spawn(acceptor.get_executor(), accept(metrics_acceptor, true), asio::detached);
+    }
     for (int i = 0; i < std::max(1, state.options.threads); ++i) {
       threads.emplace_back([this] {
         for (;;) {
@@ -78,7 +108,7 @@ struct Server::Impl {
     }
   }
 
-  asio::awaitable<void> accept() {
+  asio::awaitable<void> accept(tcp::acceptor& acceptor, bool metrics_only) {
     asio::steady_timer pause(acceptor.get_executor());
     while (acceptor.is_open()) {
       auto [ec, socket] = co_await acceptor.async_accept(asio::make_strand(context), use_tuple);
@@ -96,7 +126,7 @@ struct Server::Impl {
       const std::lock_guard lock(mutex);
       if (stopping) co_return;
       std::erase_if(connections, [](const auto& entry) { return entry.expired(); });
-      connections.push_back(start_connection(std::move(socket), state));
+      connections.push_back(start_connection(std::move(socket), state, slow, metrics_only));
     }
   }
 
@@ -125,6 +155,7 @@ struct Server::Impl {
     asio::post(acceptor.get_executor(), [this] {
       error_code ignored;
       acceptor.close(ignored);
+      metrics_acceptor.close(ignored);
     });
     {
       const std::lock_guard lock(mutex);
@@ -132,6 +163,7 @@ struct Server::Impl {
         if (const auto connection = entry.lock()) connection->close();
       }
     }
+    slow.finish();
     work.reset();
     for (auto& thread : threads) thread.join();
     const std::lock_guard lock(mutex);
@@ -142,13 +174,14 @@ struct Server::Impl {
   ServerState state;
   asio::io_context context;
   asio::executor_work_guard<asio::io_context::executor_type> work{context.get_executor()};
-  tcp::acceptor acceptor;
+  tcp::acceptor acceptor, metrics_acceptor;
+  WorkQueue slow;
   std::vector<std::thread> threads;
   std::mutex mutex;
   std::condition_variable stopped_signal;
   std::vector<std::weak_ptr<Connection>> connections;
   bool stopping = false, stopped = false;
-  uint16_t endpoint_port = 0;
+  uint16_t endpoint_port = 0, metrics_port = 0;
 };
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -156,17 +189,28 @@ Server::~Server() {
   stop();
 }
 
-Result<std::unique_ptr<Server>> Server::start(ServerOptions options, ModelService& service) {
+Result<std::unique_ptr<Server>> Server::start(ServerOptions options, ModelSource& source) {
+  auto impl = std::make_unique<Impl>(std::move(options), &source);
+  PINION_OK(impl->open());
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Result<std::unique_ptr<Server>> Server::start(ServerOptions options, const ModelService& service) {
   check(service.generator && service.text && service.max_seq_len > 0 && service.vocab_size > 0,
         "incomplete ModelService");
   auto impl = std::make_unique<Impl>(std::move(options), service);
-  PINION_OK(impl->listen());
-  impl->run();
+  PINION_OK(impl->open());
   return std::unique_ptr<Server>(new Server(std::move(impl)));
 }
 
 uint16_t Server::port() const {
   return impl_->endpoint_port;
+}
+uint16_t Server::metrics_port() const {
+  return impl_->metrics_port;
+}
+void Server::load_models() {
+  impl_->state.models.load_all();
 }
 void Server::set_ready(bool ready) {
   impl_->state.ready = ready;

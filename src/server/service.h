@@ -48,7 +48,8 @@ struct ModelService {
   std::string name;                 // what clients write into "model"
   int32_t max_seq_len = 0;          // prompt and output
   int32_t vocab_size = 0;
-  SamplingParams defaults;  // of generation_config.json; max_tokens is not read
+  SamplingParams defaults;     // of generation_config.json; max_tokens is not read
+  bool exclude_input = false;  // KServe: answers do not begin with the prompt unless the request says so
 };
 
 }  // namespace pinion

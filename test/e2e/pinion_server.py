@@ -34,10 +34,10 @@ class Server:
     """A context manager. `log` holds what the server has written to standard error so far."""
 
     def __init__(self, pinion, model, *flags, wait=True):
-        self.command = [pinion, "serve", str(model), "--host", "127.0.0.1", "--port", "0", *map(str, flags)]
+        self.command = [pinion, "serve", *([str(model)] if model else []), "--host", "127.0.0.1", "--port", "0", *map(str, flags)]
         self.wait = wait
         self.log = ""
-        self.port = None
+        self.port = self.metrics_port = None
         self._serving = threading.Event()
 
     def __enter__(self):
@@ -58,9 +58,13 @@ class Server:
     def _read(self):
         for line in self.process.stderr:
             self.log += line
-            found = re.search(r"serving .* on http://127\.0\.0\.1:(\d+)", line)
+            found = re.search(r"serving .* on https?://127\.0\.0\.1:(\d+)", line)
             if found:
                 self.port = int(found[1])
+            metrics = re.search(r"metrics on http://127\.0\.0\.1:(\d+)/", line)
+            if metrics:
+                self.metrics_port = int(metrics[1])
+            if self.port is not None and (self.metrics_port or "--metrics_port" not in self.command):
                 self._serving.set()
         self._serving.set()
 

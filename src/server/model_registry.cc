@@ -1,0 +1,114 @@
+#include "server/model_registry.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace pinion {
+
+void ModelRegistry::add(LoadedModel model) {
+  auto served = std::make_shared<ServedModel>();
+  const std::string name = model.service.name;
+  served->metrics = metrics_.model(name, model.version);
+  served->loaded = std::move(model);
+  ModelHandle old;  // let go of outside the lock: freeing a model takes time
+  const std::lock_guard lock(mutex_);
+  Entry& entry = entries_[name];
+  served->stats = entry.stats;
+  old = std::exchange(entry.model, std::move(served));
+  entry.state = "READY";
+  entry.reason.clear();
+}
+
+ModelHandle ModelRegistry::find(std::string_view name) const {
+  const std::lock_guard lock(mutex_);
+  const auto it = entries_.find(name);
+  return it == entries_.end() ? nullptr : it->second.model;
+}
+
+bool ModelRegistry::knows(std::string_view name) const {
+  const std::lock_guard lock(mutex_);
+  return entries_.contains(name);
+}
+
+ModelHandle ModelRegistry::only() const {
+  const auto models = all();
+  return models.size() == 1 ? models[0] : nullptr;
+}
+
+std::vector<ModelHandle> ModelRegistry::all() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<ModelHandle> out;
+  for (const auto& [name, entry] : entries_) {
+    if (entry.model) out.push_back(entry.model);
+  }
+  return out;
+}
+
+std::vector<ModelState> ModelRegistry::index() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<ModelState> out;
+  for (const auto& [name, entry] : entries_) {
+    out.push_back({.name = name,
+                   .version = entry.model ? entry.model->loaded.version : "",
+                   .state = entry.state,
+                   .reason = entry.reason});
+  }
+  return out;
+}
+
+bool ModelRegistry::ready() const {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, entry] : entries_) {
+    if (entry.state == "UNAVAILABLE" && entry.reason != "unloaded") return false;
+    if (entry.state == "LOADING" && !entry.model) return false;
+  }
+  return !entries_.empty() || source_ != nullptr;
+}
+
+Status ModelRegistry::load(const std::string& name) {
+  if (source_ == nullptr) return fail(Errc::unsupported, "this server serves one model", name);
+  const std::lock_guard one_at_a_time(loading_);
+  const auto names = source_->names();
+  if (std::find(names.begin(), names.end(), name) == names.end()) {
+    return fail(Errc::not_found, "the repository has no such model", name);
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    Entry& entry = entries_[name];
+    entry.state = "LOADING";
+    entry.reason.clear();
+  }
+  auto loaded = source_->load(name);
+  if (loaded) {
+    loaded->service.name = name;
+    add(*std::move(loaded));
+    return {};
+  }
+  const std::lock_guard lock(mutex_);
+  Entry& entry = entries_[name];
+  entry.state = entry.model ? "READY" : "UNAVAILABLE";  // the old one goes on
+  entry.reason = loaded.error().message;
+  return std::move(loaded).error();
+}
+
+Status ModelRegistry::unload(const std::string& name) {
+  if (source_ == nullptr) return fail(Errc::unsupported, "this server serves one model", name);
+  const std::lock_guard one_at_a_time(loading_);
+  ModelHandle old;
+  const std::lock_guard lock(mutex_);
+  const auto it = entries_.find(name);
+  if (it == entries_.end()) return fail(Errc::not_found, "the repository has no such model", name);
+  old = std::exchange(it->second.model, nullptr);
+  it->second.state = "UNAVAILABLE";
+  it->second.reason = "unloaded";
+  return {};
+}
+
+void ModelRegistry::load_all() {
+  for (const std::string& name : source_->names()) {
+    if (auto status = load(name); !status) spdlog::error("{}: {}", name, status.error().message);
+  }
+}
+
+}  // namespace pinion
