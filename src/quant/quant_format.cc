@@ -65,7 +65,7 @@ Result<const QuantFormat*> find_quant_format(std::string_view name) {
   if (it != kFormats.end()) return &*it;
   std::string known;
   for (const QuantFormat& f : kFormats) known += fmt::format("{}{}", known.empty() ? "" : ", ", f.name);
-  return fail(Errc::invalid_argument, fmt::format("the quantised format \"{}\" is not known", name), {},
+  return fail(Errc::invalid_argument, fmt::format("the quantised format \"{}\" is not known", name), "--qformat",
               "known: " + known);
 }
 

@@ -339,7 +339,6 @@ class Engines(CommandTest):
             ((*build, "--kv_cache_type", "continuous"), "--kv_cache_type"),
             ((*build, "--dtype", "int3"), "--dtype"),
             (("convert", "--model_dir", command.DEMO, "--output_dir", self.dir / "x", "--tp_size", "5"), "--tp_size"),
-            (("convert", "--model_dir", command.DEMO, "--output_dir", self.dir / "x", "--use_fp8"), "--use_fp8"),
             (("plan", e, "--gpu", "z80"), "--gpu"),
             (("warp",), "warp"),
             ((), "--help"),
