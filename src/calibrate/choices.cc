@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/locate_error.h"
 #include "calibrate/sequence_runner.h"
 
 namespace pinion {
@@ -81,7 +82,7 @@ Result<ChoiceScores> answer_choices(Executor& model, const std::vector<ChoiceQue
   for (int64_t i = 0; i < std::ssize(questions); ++i) {
     const ChoiceQuestion& q = questions[i];
     if (const Status fits = runner.check(q.prompt); !fits) {
-      return fail(fits.error().code, fits.error().message, fmt::format("question {}", i + 1));
+      return locate_error(fits.error(), fmt::format("question {}", i + 1));
     }
     const auto n = static_cast<int32_t>(q.prompt.size());
     std::span<const float> logits;

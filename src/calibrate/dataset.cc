@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/locate_error.h"
 
 namespace pinion {
 namespace {
@@ -50,7 +51,7 @@ Result<std::vector<int32_t>> read_line(std::string_view line, const std::string&
   if (!input.messages.is_array()) return fail(Errc::corrupt, "\"messages\" must be a list", where);
   input.add_generation_prompt = false;
   const auto text = chat_template->render(input);
-  if (!text) return fail(text.error().code, text.error().message, where);
+  if (!text) return locate_error(text.error(), where);
   return tokenizer->encode(*text, false);
 }
 

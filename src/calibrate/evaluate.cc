@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/locate_error.h"
 #include "calibrate/sequence_runner.h"
 
 namespace pinion {
@@ -45,7 +46,7 @@ Result<Evaluation> evaluate(Executor& model, Executor* reference, Texts texts,
     const std::vector<int32_t>& ids = texts[text];
     for (const SequenceRunner* r : {&runner, &other}) {
       if (const Status fits = r->check(ids); !fits) {
-        return fail(fits.error().code, fits.error().message, fmt::format("text {} of the data set", text + 1));
+        return locate_error(fits.error(), fmt::format("text {} of the data set", text + 1));
       }
     }
     const int32_t n = static_cast<int32_t>(ids.size());

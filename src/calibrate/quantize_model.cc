@@ -12,6 +12,7 @@
 #include <numeric>
 #include <set>
 
+#include "base/locate_error.h"
 #include "base/thread_pool.h"
 #include "calibrate/fold_scales.h"
 #include "compiler/weight_source.h"
@@ -114,7 +115,7 @@ Result<QuantizedMatrix> encode(const LinearTensor& linear, std::vector<float>& w
   if (linear.plain || options.in_8bit.contains(linear.module)) {
     auto m = encode_int8({weight, linear.rows, linear.cols}, {}, nullptr);
     if (m.ok()) return m;
-    return fail(m.error().code, m.error().message, linear.module);
+    return locate_error(m.error(), linear.module);
   }
   Calibration calibration;
   if (inputs != nullptr) calibration = {.inputs = inputs->inputs(), .absmax = inputs->absmax};
@@ -122,12 +123,12 @@ Result<QuantizedMatrix> encode(const LinearTensor& linear, std::vector<float>& w
   const FloatMatrix matrix{weight, linear.rows, linear.cols};
   const auto named = [&](Result<QuantizedMatrix> m) -> Result<QuantizedMatrix> {
     if (m.ok()) return m;
-    return fail(m.error().code, m.error().message, linear.module);
+    return locate_error(m.error(), linear.module);
   };
   if (format.scaling == InputScaling::smooth) return named(encode_int8(matrix, options.encode, known));
   if (format.scaling != InputScaling::awq) return named(format.encode(matrix, options.encode, known));
   const auto group = check_int4_group(linear.cols, options.encode.group);
-  if (!group) return fail(group.error().code, group.error().message, linear.module);
+  if (!group) return locate_error(group.error(), linear.module);
   // Clipping queries and keys changes attention's scores too much for what it saves in this linear (AWQ, section 5).
   if (!is_query_or_key(linear.module)) {
     PINION_OK(check_encodable(matrix));

@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "base/hash.h"
+#include "base/locate_error.h"
 #include "base/log.h"
 #include "calibrate/dataset.h"
 #include "calibrate/mixed_precision.h"
@@ -82,7 +83,7 @@ Result<std::unique_ptr<InputCollector>> collect(const QuantizeArgs& a, const Che
   auto saved = std::chrono::steady_clock::now();
   for (int64_t i = first; i < std::ssize(texts); ++i) {
     if (const Status fits = runner.check(texts[i]); !fits) {
-      return fail(fits.error().code, fits.error().message, fmt::format("{}, text {}", a.calib_dataset, i + 1));
+      return locate_error(fits.error(), fmt::format("{}, text {}", a.calib_dataset, i + 1));
     }
     const auto n = static_cast<int32_t>(texts[i].size());
     for (int32_t at = 0; at < n; at += runner.piece()) runner.run(texts[i], at, std::min(runner.piece(), n - at));

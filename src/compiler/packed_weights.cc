@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/locate_error.h"
 #include "base/thread_pool.h"
 #include "compiler/weight_source.h"
 #include "quant/packed.h"
@@ -85,7 +86,7 @@ Result<std::vector<QuantizedPart>> WeightPacker::encode(const WeightPart& part, 
   });
   std::vector<QuantizedPart> out;
   for (auto& m : made) {
-    if (!m.ok()) return fail(m.error().code, m.error().message, part.name);
+    if (!m.ok()) return locate_error(m.error(), part.name);
     auto matrix = std::make_shared<QuantizedMatrix>(*std::move(m));
     matrix->scheme.input = rounding.options.input;
     const int64_t rows = matrix->rows;
