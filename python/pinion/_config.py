@@ -114,10 +114,14 @@ class QuantConfig:
     kv_cache_quant_algo: Optional[str] = None
 
     def flags(self) -> list[str]:
-        if self.kv_cache_quant_algo:
-            raise ValueError("kv_cache_quant_algo: quantised caches are not implemented")
-        if self.quant_algo is None:
-            return []
-        name = str(self.quant_algo).split(".")[-1]
-        known = {"FP8": "fp8", "W8A16": "int8_wo", "W4A16": "int4_wo", "NVFP4": "nvfp4"}
-        return ["--qformat", known.get(name.upper(), name.lower())]
+        flags: list[str] = []
+        if self.kv_cache_quant_algo is not None:
+            cache = str(self.kv_cache_quant_algo).split(".")[-1].lower()
+            if cache not in ("fp8", "int8"):
+                raise ValueError(f"kv_cache_quant_algo: {cache} is not implemented, FP8 and INT8 are")
+            flags += ["--kv_cache_dtype", cache]
+        if self.quant_algo is not None:
+            name = str(self.quant_algo).split(".")[-1]
+            known = {"FP8": "fp8", "W8A16": "int8_wo", "W4A16": "int4_wo", "NVFP4": "nvfp4"}
+            flags += ["--qformat", known.get(name.upper(), name.lower())]
+        return flags
