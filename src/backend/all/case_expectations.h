@@ -30,10 +30,11 @@ inline std::vector<Tuning> tunings_of(const Kernel& kernel, const Call& call, co
   return list;
 }
 
-// Differences are measured against the tensor's largest value: sums of f32 products cancel.
+// Differences are measured against the tensor's largest value: sums of f32 products cancel. Where that is far below the
+// inputs, which are about 1, the whole tensor is such a difference of near numbers.
 inline void expect_near(const std::vector<float>& want, const std::vector<float>& got, double tolerance) {
   ASSERT_EQ(want.size(), got.size());
-  double largest = 1e-3;
+  double largest = 1e-2;
   for (float v : want) largest = std::max<double>(largest, std::abs(v));
   for (size_t i = 0; i < want.size(); ++i) {
     ASSERT_NEAR(want[i], got[i], tolerance * largest) << "element " << i << " of " << want.size();

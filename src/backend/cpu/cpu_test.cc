@@ -1,6 +1,8 @@
 // The CPU device itself; what its kernels compute is checked against the reference in backend/all.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "backend/cpu/ceilings.h"
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/cpu_stream.h"
@@ -49,6 +51,55 @@ TEST(CpuBackend, EveryOpHasAKernelWithAUniqueName) {
       EXPECT_EQ(static_cast<int>(k.op), kind) << k.name;
       EXPECT_EQ(std::count(names.begin(), names.end(), k.name), 0) << k.name;
       names.push_back(k.name);
+    }
+  }
+}
+
+// Relative to the result itself: the tails of the activations are small, and a difference of near numbers there would
+// leave them few true digits.
+TEST(Activations, KeepTheDigitsOfSmallResults) {
+  const auto exact = [](Activation act, double x) {
+    switch (act) {
+      case Activation::silu:
+        return x / (1 + std::exp(-x));
+      case Activation::gelu:
+        return 0.5 * x * std::erfc(-x * M_SQRT1_2);
+      case Activation::gelu_tanh:
+        return x / (1 + std::exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)));
+      case Activation::relu:
+        return std::max(x, 0.0);
+      case Activation::relu2:
+        return x > 0 ? x * x : 0;
+      case Activation::quick_gelu:
+        return x / (1 + std::exp(-1.702 * x));
+    }
+    return x;
+  };
+  std::vector<float> x, y;
+  for (float v = 1e-6f; v < 8; v *= 1.003f) x.insert(x.end(), {v, -v});
+  y.resize(x.size());
+  for (const cpu::IsaKernels* isa : cpu::available_isas()) {
+    SCOPED_TRACE(isa->name);
+    for (size_t a = 0; a < enum_names(Activation{}).size(); ++a) {
+      const auto act = static_cast<Activation>(a);
+      isa->act(act, x.data(), y.data(), std::ssize(x));
+      for (size_t i = 0; i < x.size(); ++i) {
+        const double want = exact(act, x[i]);
+        ASSERT_NEAR(y[i], want, 2e-5 * std::abs(want)) << enum_names(act)[a] << " of " << x[i];
+      }
+    }
+    isa->soft_cap(x.data(), 1, 2.5f, y.data(), std::ssize(x));
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double want = 2.5 * std::tanh(x[i] / 2.5);
+      ASSERT_NEAR(y[i], want, 2e-6 * std::abs(want)) << "soft_cap of " << x[i];
+    }
+    const float limits[] = {INFINITY, -INFINITY, NAN, 0};
+    for (const Activation act : {Activation::gelu, Activation::gelu_tanh, Activation::silu}) {
+      float out[4];
+      isa->act(act, limits, out, 4);
+      EXPECT_EQ(out[0], INFINITY);
+      EXPECT_TRUE(std::isnan(out[2])) << "what is no number stays none";
+      EXPECT_EQ(out[3], 0);
     }
   }
 }

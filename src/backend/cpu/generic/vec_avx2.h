@@ -43,9 +43,6 @@ inline V scale_pow2(V a, V n) {
 inline V zero_where_less(V x, V limit, V value) {  // 0 where x < limit, value elsewhere
   return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NLT_UQ), value);
 }
-inline V negative_where(V sign_of, V value) {  // value with its sign flipped where sign_of is negative
-  return _mm256_xor_ps(value, _mm256_and_ps(sign_of, _mm256_set1_ps(-0.0f)));
-}
 inline V absolute(V a) {
   return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
 }

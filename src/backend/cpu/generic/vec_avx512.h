@@ -42,9 +42,6 @@ inline V scale_pow2(V a, V n) {
 inline V zero_where_less(V x, V limit, V value) {  // 0 where x < limit, value elsewhere
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), value);
 }
-inline V negative_where(V sign_of, V value) {  // value with its sign flipped where sign_of is negative
-  return _mm512_xor_ps(value, _mm512_and_ps(sign_of, _mm512_set1_ps(-0.0f)));
-}
 inline V absolute(V a) {
   return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a);
 }

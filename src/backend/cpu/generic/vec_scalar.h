@@ -46,9 +46,6 @@ inline V scale_pow2(V a, V n) {
 inline V zero_where_less(V x, V limit, V value) {
   return x < limit ? zero() : value;
 }
-inline V negative_where(V sign_of, V value) {
-  return sign_of < zero() ? -value : value;
-}
 inline V absolute(V a) {
   return a < zero() ? -a : a;
 }

@@ -1,4 +1,4 @@
-// Activations in f32, in the forms that the reference uses.
+// Activations in f32, in forms that keep the digits of small results: 1 + erf x and 1 + tanh x would cancel below 0.
 #pragma once
 
 #include "graph/ops/op_base.h"
@@ -10,9 +10,9 @@ __device__ inline float activate(Activation act, float x) {
     case Activation::silu:
       return x / (1 + __expf(-x));
     case Activation::gelu:
-      return 0.5f * x * (1 + erff(x * 0.70710678f));
+      return 0.5f * x * erfcf(x * -0.70710678f);
     case Activation::gelu_tanh:
-      return 0.5f * x * (1 + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
+      return x / (1 + __expf(-1.5957691f * (x + 0.044715f * x * x * x)));  // (1 + tanh u) / 2 is sigmoid(2 u)
     case Activation::relu:
       return fmaxf(x, 0);
     case Activation::relu2:
