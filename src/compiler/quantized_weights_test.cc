@@ -11,7 +11,7 @@ namespace pinion {
 namespace {
 namespace fs = std::filesystem;
 
-const fs::path kFixtures = fs::path(PINION_SOURCE_DIR) / "test/golden/quantized";
+const fs::path kFixtures = fs::path(PINION_GOLDEN_DIR) / "quantized";
 
 struct Fixture {
   Checkpoint checkpoint;

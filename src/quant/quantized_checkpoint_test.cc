@@ -15,7 +15,7 @@ namespace pinion {
 namespace {
 namespace fs = std::filesystem;
 
-const fs::path kFixtures = fs::path(PINION_SOURCE_DIR) / "test/golden/quantized";
+const fs::path kFixtures = fs::path(PINION_GOLDEN_DIR) / "quantized";
 constexpr const char* kUp = "model.layers.0.mlp.up_proj";
 
 struct Fixture {

@@ -3,7 +3,7 @@
 
     python3 -m venv VENV && VENV/bin/pip install torch numpy safetensors compressed-tensors
     VENV/bin/pip install --no-deps autoawq auto-gptq
-    VENV/bin/python make_fixtures.py
+    VENV/bin/python make_fixtures.py DIR && ../pack DIR checkpoints.tar.xz
 
 Each folder is a checkpoint (config.json with the tool's quantization_config, model.safetensors) with expected.safetensors:
 per linear the dense float32 weight, by the tool's own unpacking where it has one, and by numpy from the format's
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-HERE = os.path.dirname(os.path.abspath(__file__))
+OUT = sys.argv[1]
 SITE = next(p for p in sys.path if p.endswith("site-packages"))
 UP, DOWN = "model.layers.0.mlp.up_proj", "model.layers.0.mlp.down_proj"
 torch.manual_seed(20)
@@ -30,7 +30,7 @@ def weight(n, k):
 
 
 def write(folder, quantization, tensors, expected, origin, side_file=None):
-    path = os.path.join(HERE, folder)
+    path = os.path.join(OUT, folder)
     os.makedirs(path, exist_ok=True)
     config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
     if side_file:
