@@ -82,29 +82,33 @@ Result<Checkpoint> Checkpoint::open(const fs::path& dir) {
   }
   PINION_TRY(Checkpoint out, dummy(dir));
   out.dummy_ = false;
+  PINION_TRY(const int ranks, rank_count(out.config_, out.config_path_.string()));
+  PINION_OK(ranks > 0 ? out.open_ranks(ranks) : out.open_files());
+  return out;
+}
+
+Status Checkpoint::open_files() {
   std::string weights;
-  if (const auto it = out.config_.find("transformers_weights"); it != out.config_.end() && !it->is_null()) {
-    if (!it->is_string())
-      return fail(Errc::corrupt, "transformers_weights must be a string", out.config_path_.string());
+  if (const auto it = config_.find("transformers_weights"); it != config_.end() && !it->is_null()) {
+    if (!it->is_string()) return fail(Errc::corrupt, "transformers_weights must be a string", config_path_.string());
     weights = it->get<std::string>();
     if (!weights.ends_with(".safetensors") && !weights.ends_with(".index.json")) {
       return fail(Errc::unsupported,
                   "only safetensors weights are read, transformers_weights names " + shown_name(weights),
-                  out.config_path_.string(), "fetch the repository's safetensors files");
+                  config_path_.string(), "fetch the repository's safetensors files");
     }
   } else {
     for (const char* name : {"model.safetensors", "model.safetensors.index.json"}) {
-      if (weights.empty() && is_present(dir / name)) weights = name;
+      if (weights.empty() && is_present(dir_ / name)) weights = name;
     }
-    if (weights.empty()) return no_weights(dir);
+    if (weights.empty()) return no_weights(dir_);
   }
-  auto path = file_inside(dir, weights);
+  auto path = file_inside(dir_, weights);
   if (!path) {
     if (path.error().code != Errc::not_found) return std::move(path).error();
-    return fail(Errc::not_found, "the weights file is missing", (dir / weights).string(), fetch_remedy(dir));
+    return fail(Errc::not_found, "the weights file is missing", (dir_ / weights).string(), fetch_remedy(dir_));
   }
-  PINION_OK(weights.ends_with(".json") ? out.open_sharded(*path) : out.open_single(*path));
-  return out;
+  return weights.ends_with(".json") ? open_sharded(*path) : open_single(*path);
 }
 
 Result<Checkpoint> Checkpoint::dummy(const fs::path& config_json_or_dir) {
@@ -163,7 +167,8 @@ Result<Checkpoint> Checkpoint::open_gguf(const fs::path& path) {
       }
     }
     info.end = t.data.size();
-    out.tensors_.emplace(name, Place{0, &info});
+    const auto halves = gguf->halves.find(name);
+    out.tensors_.emplace(name, Place{&info, halves != gguf->halves.end() ? halves->second : t.data});
   }
   out.gguf_ = gguf;
   return out;
@@ -172,7 +177,20 @@ Result<Checkpoint> Checkpoint::open_gguf(const fs::path& path) {
 Status Checkpoint::open_single(const fs::path& path) {
   PINION_TRY(SafetensorsFile file, SafetensorsFile::open(path));
   files_.push_back(std::move(file));
-  for (const auto& [name, info] : files_[0].tensors()) tensors_.emplace(name, Place{0, &info});
+  for (const auto& [name, info] : files_[0].tensors()) tensors_.emplace(name, Place{&info, files_[0].data(info)});
+  return {};
+}
+
+Status Checkpoint::open_ranks(int ranks) {
+  config_.erase("pinion");  // of the whole there is nothing to say
+  for (int r = 0; r < ranks; ++r) {
+    PINION_TRY(Checkpoint rank, dummy(dir_ / fmt::format("rank{}", r)));
+    rank.dummy_ = false;
+    PINION_OK(rank.open_files());
+    ranks_.push_back(std::move(rank));
+  }
+  PINION_TRY(joined_, join_ranks(ranks_));
+  for (const auto& [name, joined] : joined_) tensors_.emplace(name, Place{&joined.info, joined.data});
   return {};
 }
 
@@ -228,7 +246,7 @@ Status Checkpoint::open_sharded(const fs::path& index_path) {
                   fmt::format("the index places tensor {} in a file that does not hold it", shown_name(name)),
                   files_[place].path().string(), "index and shards are of different versions: fetch them again");
     }
-    tensors_.emplace(name, Place{place, &it->second});
+    tensors_.emplace(name, Place{&it->second, files_[place].data(it->second)});
   }
   size_t unlisted = 0;
   for (const auto& file : files_) {
@@ -256,21 +274,14 @@ Result<TensorRef> Checkpoint::tensor(std::string_view name) const {
                             closest.empty() ? "" : ", the closest is " + shown_name(closest)),
                 dir_.string(), "config.json and the weights do not belong together, or the family names it otherwise");
   }
-  const auto& [file, info] = it->second;
-  if (gguf_) {
-    const auto halves = gguf_->halves.find(it->first);
-    const std::span<const std::byte> data = halves != gguf_->halves.end()
-                                                ? std::span<const std::byte>(halves->second)
-                                                : gguf_->file.tensors().at(gguf_->model.names.at(it->first)).data;
-    return TensorRef{it->first, info->dtype, Shape(std::span<const int64_t>(info->shape)), data};
-  }
+  const auto& [info, data] = it->second;
   if (info->shape.size() > Shape::kMaxRank) {
     return fail(Errc::unsupported,
                 fmt::format("tensor {} has {} dimensions, at most {} are supported", shown_name(name),
                             info->shape.size(), Shape::kMaxRank),
-                files_[file].path().string());
+                dir_.string());
   }
-  return TensorRef{it->first, info->dtype, Shape(std::span<const int64_t>(info->shape)), files_[file].data(*info)};
+  return TensorRef{it->first, info->dtype, Shape(std::span<const int64_t>(info->shape)), data};
 }
 
 std::vector<std::string> Checkpoint::names() const {

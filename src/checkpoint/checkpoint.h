@@ -1,5 +1,6 @@
 // A Hugging Face checkpoint directory: config.json, and tensors found by name in one safetensors file or in the shards
-// that the index names. Files are mapped, so opening costs only the headers.
+// that the index names. Files are mapped, so opening costs only the headers. A directory that holds the ranks of a
+// divided checkpoint is read as the whole one, whose cut tensors are joined in memory (ranks.h).
 #pragma once
 
 #include <cstddef>
@@ -16,6 +17,7 @@
 #include "base/result.h"
 #include "checkpoint/dummy.h"  // fill_dummy, for is_dummy()
 #include "checkpoint/gguf_model.h"
+#include "checkpoint/ranks.h"
 #include "checkpoint/safetensors.h"
 #include "tensor/tensor.h"
 
@@ -32,7 +34,7 @@ struct TensorRef {
 class Checkpoint {
  public:
   // Needs config.json and model.safetensors, model.safetensors.index.json, or the file that the config's
-  // "transformers_weights" names.
+  // "transformers_weights" names; of a divided checkpoint, all of its ranks' directories.
   static Result<Checkpoint> open(const std::filesystem::path& dir);
   // Only config.json, no weights: tensors are then made by fill_dummy. Takes the directory or the config file.
   static Result<Checkpoint> dummy(const std::filesystem::path& config_json_or_dir);
@@ -48,6 +50,7 @@ class Checkpoint {
   const std::filesystem::path& dir() const { return dir_; }
   std::filesystem::path config_path() const { return config_path_; }
   bool is_dummy() const { return dummy_; }
+  std::span<const Checkpoint> ranks() const { return ranks_; }             // of a divided one; empty: it is not
   const GgufFile* gguf() const { return gguf_ ? &gguf_->file : nullptr; }  // null: no GGUF
   const GgufModel* gguf_model() const { return gguf_ ? &gguf_->model : nullptr; }
 
@@ -59,12 +62,14 @@ class Checkpoint {
     std::map<std::string, std::vector<std::byte>> halves;  // float q and k, their rows in the order of halves
   };
   struct Place {
-    size_t file = 0;
-    const TensorInfo* info = nullptr;  // into files_[file], whose map nodes do not move
+    const TensorInfo* info = nullptr;  // where its file's header or its owner below holds it, which does not move
+    std::span<const std::byte> data;
   };
   Checkpoint() = default;
+  Status open_files();
   Status open_single(const std::filesystem::path& file);
   Status open_sharded(const std::filesystem::path& index);
+  Status open_ranks(int ranks);
 
   std::filesystem::path dir_, config_path_;
   Json config_, generation_config_;
@@ -72,6 +77,8 @@ class Checkpoint {
   std::map<std::string, Place, std::less<>> tensors_;
   bool dummy_ = false;
   std::shared_ptr<const Gguf> gguf_;
+  std::vector<Checkpoint> ranks_;
+  std::map<std::string, JoinedTensor> joined_;
 };
 
 }  // namespace pinion

@@ -31,19 +31,6 @@ std::string pretty(const Json& json) {
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-Status copy_companions(const fs::path& from, const fs::path& to, bool generation_config) {
-  for (const std::string name : kCopiedFiles) {
-    if (name == "generation_config.json" && !generation_config) continue;
-    std::error_code code;
-    if (!fs::exists(fs::symlink_status(from / name, code))) continue;
-    PINION_TRY(const fs::path source, file_inside(from, name));
-    if (!fs::copy_file(source, to / name, fs::copy_options::overwrite_existing, code)) {
-      return fail(Errc::io, "cannot copy: " + code.message(), (to / name).string());
-    }
-  }
-  return {};
-}
-
 // Consecutive tensors in the given order, so that neighbours in the model share a file; one larger than the limit has
 // a file of its own.
 std::vector<std::span<const TensorToWrite>> split(std::span<const TensorToWrite> tensors, uint64_t max_bytes) {
@@ -96,6 +83,19 @@ TensorToWrite with_progress(const TensorToWrite& tensor, uint64_t& done, uint64_
 }
 
 }  // namespace
+
+Status copy_companions(const fs::path& from, const fs::path& to, bool generation_config) {
+  for (const std::string name : kCopiedFiles) {
+    if (name == "generation_config.json" && !generation_config) continue;
+    std::error_code code;
+    if (!fs::exists(fs::symlink_status(from / name, code))) continue;
+    PINION_TRY(const fs::path source, file_inside(from, name));
+    if (!fs::copy_file(source, to / name, fs::copy_options::overwrite_existing, code)) {
+      return fail(Errc::io, "cannot copy: " + code.message(), (to / name).string());
+    }
+  }
+  return {};
+}
 
 Status write_hf_files(const fs::path& dir, const Json& config, std::span<const TensorToWrite> tensors,
                       const HfWriteOptions& options) {

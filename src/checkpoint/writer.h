@@ -21,6 +21,9 @@ struct HfWriteOptions {
   std::function<void(uint64_t done, uint64_t total)> progress;  // bytes, after each tensor
 };
 
+// Copies the tokenizer's, the template's and, if asked for, the generation file of a model that has them.
+Status copy_companions(const std::filesystem::path& from, const std::filesystem::path& to, bool generation_config);
+
 // Into `dir`, which exists: for callers that fill a larger AtomicDir (a directory per rank).
 Status write_hf_files(const std::filesystem::path& dir, const Json& config, std::span<const TensorToWrite> tensors,
                       const HfWriteOptions& options = {});

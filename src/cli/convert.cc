@@ -168,10 +168,11 @@ Status run(const Args& a) {
     const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
     config[key] = std::string(name(*dtype));
   }
-  // Beside a config of another name lie other models' files, if any.
-  if (checkpoint.config_path().filename() == "config.json") options.copy_from = checkpoint.dir();
-
   const bool ranks = plans.size() > 1;
+  // Beside a config of another name lie other models' files, if any.
+  const bool companions = checkpoint.config_path().filename() == "config.json";
+  if (companions && !ranks) options.copy_from = checkpoint.dir();
+
   std::vector<std::vector<TensorToWrite>> tensors;
   uint64_t total = 0;
   for (const RankPlan& plan : plans) {
@@ -210,9 +211,10 @@ Status run(const Args& a) {
       before = 0;
       PINION_OK(write_hf_files(to, own, tensors[r], options));
     }
-    // At the top only what says that the ranks belong together.
+    // At the top what says that the ranks belong together, and what they share: it is read as the whole checkpoint.
     config["pinion"] = {{"tp_size", a.tp_size}, {"pp_size", a.pp_size}, {"ranks", plans.size()}};
     PINION_OK(write_file(dir.path() / "config.json", config.dump(2) + "\n"));
+    if (companions) PINION_OK(copy_companions(checkpoint.dir(), dir.path(), true));
   }
   PINION_OK(dir.commit());
   progress.reset();

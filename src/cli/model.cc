@@ -108,16 +108,14 @@ Result<std::unique_ptr<Device>> open_device(const BuildArgs& a, const Backend*& 
 
 namespace {
 
-// What `convert --tp_size` and `--pp_size` write says so in a section of its own in config.json.
-Status refuse_ranks(const fs::path& dir) {
+// What `convert --tp_size` and `--pp_size` write for one rank says so in a section of its own in config.json.
+Status refuse_rank(const fs::path& dir) {
   auto config = read_json_file(dir / "config.json");
   if (!config || !config->is_object()) return {};  // whoever needs it says what is wrong
   const auto section = config->find("pinion");
-  if (section == config->end() || !section->is_object()) return {};
-  return fail(
-      Errc::unsupported,
-      section->contains("ranks") ? "the checkpoint is divided over ranks" : "this is one rank of a divided checkpoint",
-      dir.string(), "this version runs whole checkpoints: give the one that it was converted from");
+  if (section == config->end() || !section->is_object() || section->contains("ranks")) return {};
+  return fail(Errc::unsupported, "this is one rank of a divided checkpoint", dir.string(),
+              "give the directory above it, which is read as the whole checkpoint");
 }
 
 }  // namespace
@@ -127,7 +125,7 @@ Result<Checkpoint> open_checkpoint(const std::string& model, const std::string& 
   if (load_format == "dummy" && fs::is_regular_file(model, code)) return Checkpoint::dummy(model);
   if (model.ends_with(".gguf") && fs::is_regular_file(model, code)) return Checkpoint::open_gguf(model);
   PINION_TRY(fs::path dir, resolve_model(model));
-  PINION_OK(refuse_ranks(dir));
+  PINION_OK(refuse_rank(dir));
   return load_format == "dummy" ? Checkpoint::dummy(dir) : Checkpoint::open(dir);
 }
 
@@ -147,8 +145,12 @@ Result<std::string> build_key(const Checkpoint& c, const BuildArgs& a, const Dev
     const fs::path& file = c.gguf()->path();
     files.push_back(fmt::format("{} {} {}", file.string(), fs::file_size(file, code),
                                 fs::last_write_time(file, code).time_since_epoch().count()));
-  } else if (fs::is_directory(c.dir(), code)) {
-    for (const auto& entry : fs::directory_iterator(c.dir(), code)) {
+  }
+  std::vector<fs::path> dirs;
+  if (c.gguf() == nullptr) dirs.push_back(c.dir());
+  for (const Checkpoint& rank : c.ranks()) dirs.push_back(rank.dir());
+  for (const fs::path& dir : dirs) {
+    for (const auto& entry : fs::directory_iterator(dir, code)) {
       const std::string ext = entry.path().extension().string();
       if (ext == ".safetensors" || ext == ".json" || ext == ".jinja") {
         files.push_back(fmt::format("{} {} {}", entry.path().string(), entry.file_size(code),

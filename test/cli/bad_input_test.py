@@ -361,13 +361,15 @@ class Engines(CommandTest):
 
 
 class Conversions(CommandTest):
-    def test_ranks_are_not_built(self):
-        run = pinion("convert", "--model_dir", command.DEMO, "--output_dir", self.dir / "ranks", "--tp_size", "2")
+    def test_one_rank_is_no_model(self):
+        ranks = self.dir / "ranks"
+        run = pinion("convert", "--model_dir", command.DEMO, "--output_dir", ranks, "--tp_size", "2")
         self.assertEqual(run.returncode, 0, run.stderr)
-        for part in ("", "rank0", "rank1"):
-            where = self.dir / "ranks" / part
-            self.refused("build", "--checkpoint_dir", where, "--output_dir", self.dir / "engine", names=[where, "rank"])
+        for where in (ranks / "rank0", ranks / "rank1"):
+            self.refused("build", "--checkpoint_dir", where, "--output_dir", self.dir / "engine", names=[where, "above"])
             self.refused("generate", where, "--prompt", "x", names=[where, "rank"])
+        (ranks / "rank1" / "model.safetensors").unlink()
+        self.refused("build", "--checkpoint_dir", ranks, "--output_dir", self.dir / "engine", names=["rank1", "weights"])
 
     def test_overflow_is_not_silent(self):
         model = self.dir / "model"

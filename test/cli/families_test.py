@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Every golden family through the verbs, as a user goes: convert, build, generate; the tokens are those that transformers
-chooses. Then divided over two tensor-parallel ranks: put together by what the ranks' config.json say, they are the same
-checkpoint, and give the same tokens.
+chooses. Then divided over two tensor-parallel ranks: put together by what the ranks' config.json say, here and by build
+itself, they give the same engine, byte for byte, and so the same tokens.
 
 usage: families_test.py PINION GOLDEN_DIR [FAMILY...]
 """
@@ -106,12 +106,11 @@ def check_family(pinion, golden, scratch):
     del config["pinion"]
     (again / "config.json").write_text(json.dumps(config))
     write_tensors(again / "model.safetensors", put_together([divided / "rank0", divided / "rank1"]))
-    run("build", "--checkpoint_dir", again, "--output_dir", scratch / "again-engine", *build)
-    assert generate(scratch / "again-engine") == want, "the ranks put together give other tokens"
-    # The weights themselves: what both engines hold.
-    for name in ("rank0.engine",):
-        a, b = engine / name, scratch / "again-engine" / name
-        assert a.read_bytes() == b.read_bytes(), "the ranks put together are other weights"
+    for name, checkpoint in (("again-engine", again), ("divided-engine", divided)):
+        run("build", "--checkpoint_dir", checkpoint, "--output_dir", scratch / name, *build)
+        a, b = engine / "rank0.engine", scratch / name / "rank0.engine"
+        assert a.read_bytes() == b.read_bytes(), f"the ranks put together ({name}) are other weights"
+    assert generate(scratch / "divided-engine") == want, "the ranks put together give other tokens"
 
 
 def main():
