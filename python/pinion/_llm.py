@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
+import ctypes
 import dataclasses
 import http.client
 import json
@@ -11,11 +13,16 @@ import queue
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
-from typing import Any, AsyncIterator, Iterable, Iterator, Optional, Sequence, Union, overload
+import weakref
+from typing import TYPE_CHECKING, Any, AsyncIterator, Iterable, Iterator, Optional, Sequence, Union, overload
 
 from ._config import BuildConfig, KvCacheConfig, QuantConfig, SamplingParams, SchedulerConfig
+
+if TYPE_CHECKING:
+    from .executor import ExecutorConfig
 
 Prompt = Union[str, Sequence[int]]
 Messages = Sequence[dict[str, Any]]
@@ -50,11 +57,41 @@ class RequestOutput:
     finished: bool = False
 
 
+class _Line:
+    """The connection of one request, which another thread may cut: the program then cancels the request."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: Optional[http.client.HTTPConnection] = None
+        self.cut_off = False
+
+    def use(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            self._connection = connection
+            if self.cut_off:
+                raise PinionError("the request was aborted")
+            connection.connect()
+
+    def cut(self) -> None:
+        with self._lock:
+            self.cut_off = True
+            if self._connection is not None and self._connection.sock is not None:
+                try:
+                    self._connection.sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # it has ended
+
+
 class GenerationResult:
     """A request on its way: result() waits, await does so without blocking the loop, iterating follows a stream."""
 
-    def __init__(self, future: concurrent.futures.Future[RequestOutput], pieces: queue.Queue[Optional[RequestOutput]]):
-        self._future, self._pieces = future, pieces
+    def __init__(self, future: concurrent.futures.Future[RequestOutput], pieces: queue.Queue[Optional[RequestOutput]],
+                 line: _Line) -> None:
+        self._future, self._pieces, self._line = future, pieces, line
+
+    def abort(self) -> None:
+        """Gives the request up: the model stops working on it, result() raises PinionError."""
+        self._line.cut()
 
     def result(self, timeout: Optional[float] = None) -> RequestOutput:
         return self._future.result(timeout)
@@ -73,6 +110,20 @@ class GenerationResult:
         self._future.result()
 
 
+_LIBC = ctypes.CDLL(None) if os.name == "posix" and hasattr(ctypes.CDLL(None), "prctl") else None  # Linux
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    assert _LIBC is not None
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _shut_down(reference: weakref.ref[LLM]) -> None:
+    if (llm := reference()) is not None:
+        llm.shutdown()
+
+
 class LLM:
     """`model`: an engine, a checkpoint directory, or org/name in the local Hugging Face cache. Other keywords are flags
     of `pinion serve` (target="cuda", threads=8, no_timing=True)."""
@@ -81,12 +132,15 @@ class LLM:
                  dtype: str = "auto", tensor_parallel_size: int = 1, pipeline_parallel_size: int = 1,
                  kv_cache_config: Union[KvCacheConfig, dict[str, Any], None] = None,
                  scheduler_config: Optional[SchedulerConfig] = None, build_config: Optional[BuildConfig] = None,
-                 quant_config: Optional[QuantConfig] = None, max_batch_size: Optional[int] = None,
+                 quant_config: Optional[QuantConfig] = None, executor_config: Optional[ExecutorConfig] = None,
+                 lora_dir: Union[str, os.PathLike[str], None] = None, max_batch_size: Optional[int] = None,
                  max_num_tokens: Optional[int] = None, max_seq_len: Optional[int] = None,
                  enable_chunked_prefill: bool = True, backend: Optional[str] = None, binary: Optional[str] = None,
                  **flags: Any) -> None:
         if tensor_parallel_size * pipeline_parallel_size != 1:
             raise ValueError("tensor_parallel_size, pipeline_parallel_size: this version runs one rank")
+        if lora_dir is not None:
+            raise ValueError("lora_dir: adapters are not implemented")
         program = binary or os.environ.get("PINION_BINARY") or shutil.which("pinion")
         if not program:
             raise FileNotFoundError("the program pinion is not in PATH: set PINION_BINARY to its path")
@@ -98,7 +152,7 @@ class LLM:
         if not enable_chunked_prefill:
             command += ["--chunk_tokens", str(1 << 20)]
         limits = BuildConfig(max_batch_size=max_batch_size, max_num_tokens=max_num_tokens, max_seq_len=max_seq_len)
-        for config in (kv_cache_config, scheduler_config, build_config, quant_config, limits):
+        for config in (executor_config, kv_cache_config, scheduler_config, build_config, quant_config, limits):
             command += config.flags() if config else []
         for name, value in flags.items():
             if value is True:
@@ -108,9 +162,15 @@ class LLM:
         self._log: list[str] = []
         self._port = 0
         self._started = threading.Event()
-        # A group of its own: Ctrl-C reaches this program, which then decides.
+        # A group of its own: Ctrl-C reaches this program, which then decides. When it is killed, so is the model's
+        # process; the system ties that to the thread that started it, so only where it lives as long as the program.
+        main = threading.current_thread() is threading.main_thread()
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                         stderr=subprocess.PIPE, text=True, start_new_session=True)
+                                         stderr=subprocess.PIPE, text=True, start_new_session=True,
+                                         preexec_fn=_end_with_parent if main and _LIBC is not None else None)
+        reference = weakref.ref(self)
+        self._at_exit = lambda: _shut_down(reference)
+        atexit.register(self._at_exit)
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         self._pool = concurrent.futures.ThreadPoolExecutor(max_workers=256, thread_name_prefix="pinion")
@@ -158,20 +218,27 @@ class LLM:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        atexit.unregister(self._at_exit)
         self._reader.join(5)
         if self._process.stderr is not None:
             self._process.stderr.close()
         self._pool.shutdown(wait=False)
 
-    @overload
-    def generate(self, inputs: Prompt, sampling_params: Union[SamplingParams, None] = None) -> RequestOutput: ...
+    @overload  # a text is a sequence of texts too: the first form is meant
+    def generate(self, inputs: Prompt,  # type: ignore[overload-overlap]
+                 sampling_params: Union[SamplingParams, None] = None, use_tqdm: bool = False,
+                 lora_request: None = None) -> RequestOutput: ...
 
     @overload
     def generate(self, inputs: Sequence[Prompt],
-                 sampling_params: Union[SamplingParams, Sequence[SamplingParams], None] = None) -> list[RequestOutput]: ...
+                 sampling_params: Union[SamplingParams, Sequence[SamplingParams], None] = None, use_tqdm: bool = False,
+                 lora_request: None = None) -> list[RequestOutput]: ...
 
-    def generate(self, inputs: Any, sampling_params: Any = None) -> Any:
-        """One prompt (a text or token ids) gives one RequestOutput; several give a list in their order."""
+    def generate(self, inputs: Any, sampling_params: Any = None, use_tqdm: bool = False, lora_request: None = None) -> Any:
+        """One prompt (a text or token ids) gives one RequestOutput; several give a list in their order. No progress is
+        drawn: use_tqdm is there for programs that set it."""
+        if lora_request is not None:
+            raise ValueError("lora_request: adapters are not implemented")
         single = isinstance(inputs, str) or (len(inputs) > 0 and isinstance(inputs[0], int))
         prompts: list[Prompt] = [inputs] if single else list(inputs)
         params = self._each(sampling_params, len(prompts))
@@ -212,28 +279,37 @@ class LLM:
 
     @staticmethod
     def _wait(running: Iterable[GenerationResult]) -> list[RequestOutput]:
-        return [r.result() for r in running]
+        requests = list(running)
+        try:
+            return [r.result() for r in requests]
+        except BaseException:  # Ctrl-C too: nobody waits for the others any more
+            for r in requests:
+                r.abort()
+            raise
 
     def _start(self, path: str, body: dict[str, Any], prompt: Optional[str], streaming: bool) -> GenerationResult:
         self._requests += 1
         pieces: queue.Queue[Optional[RequestOutput]] = queue.Queue()
+        line = _Line()
         future = self._pool.submit(self._run, path, body | {"model": self.model, "stream": streaming}, prompt,
-                                   str(self._requests), pieces if streaming else None)
+                                   str(self._requests), pieces if streaming else None, line)
         future.add_done_callback(lambda _: pieces.put(None))
-        return GenerationResult(future, pieces)
+        return GenerationResult(future, pieces, line)
 
     def _connect(self) -> http.client.HTTPConnection:
         return http.client.HTTPConnection("127.0.0.1", self._port)
 
-    def _ask(self, method: str, path: str, body: Optional[dict[str, Any]] = None) -> str:
+    def _ask(self, method: str, path: str, body: Optional[dict[str, Any]] = None, line: Optional[_Line] = None) -> str:
         connection = self._connect()
+        line = line or _Line()
         try:
+            line.use(connection)
             connection.request(method, path, json.dumps(body) if body is not None else None,
                                {"Content-Type": "application/json"})
             answer = connection.getresponse()
             text = answer.read().decode()
-        except OSError as error:
-            raise PinionError(self._last_words() if self._process.poll() is not None else str(error)) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise self._broken(line, error) from error
         finally:
             connection.close()
         if answer.status != 200:
@@ -249,13 +325,13 @@ class LLM:
         return ValueError(message) if status in (400, 404, 422) else PinionError(message)
 
     def _run(self, path: str, body: dict[str, Any], prompt: Optional[str], request_id: str,
-             pieces: Optional[queue.Queue[Optional[RequestOutput]]]) -> RequestOutput:
+             pieces: Optional[queue.Queue[Optional[RequestOutput]]], line: _Line) -> RequestOutput:
         out = RequestOutput(request_id, prompt, [], [])
         if pieces is None:
-            for choice in json.loads(self._ask("POST", path, body))["choices"]:
+            for choice in json.loads(self._ask("POST", path, body, line))["choices"]:
                 self._add(out, choice)
         else:
-            for event in self._events(path, body):
+            for event in self._events(path, body, line):
                 if "error" in event:
                     raise PinionError(event["error"]["message"])
                 for choice in event["choices"]:
@@ -265,16 +341,28 @@ class LLM:
         out.finished = True
         return out
 
-    def _events(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _broken(self, line: _Line, error: Exception) -> PinionError:
+        if line.cut_off:
+            return PinionError("the request was aborted")
+        return PinionError(self._last_words() if self._process.poll() is not None else str(error))
+
+    def _events(self, path: str, body: dict[str, Any], line: _Line) -> Iterator[dict[str, Any]]:
         connection = self._connect()
+        ended = False
         try:
+            line.use(connection)
             connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
             answer = connection.getresponse()
             if answer.status != 200:
                 raise self._refusal(answer.status, answer.read().decode())
-            for line in answer:
-                if line.startswith(b"data: ") and not line.startswith(b"data: [DONE]"):
-                    yield json.loads(line[6:])
+            for event in answer:
+                ended = ended or event.startswith(b"data: [DONE]")
+                if event.startswith(b"data: ") and not ended:
+                    yield json.loads(event[6:])
+            if not ended:
+                raise self._broken(line, PinionError("the stream was cut"))
+        except (OSError, http.client.HTTPException) as error:
+            raise self._broken(line, error) from error
         finally:
             connection.close()
 
