@@ -254,6 +254,8 @@ Verb add_serve(CLI::App& app) {
   app.add_option("--tls_key,--ssl_keyfile", a->server.tls_key, "PEM file with the certificate's key");
   app.add_option("--access_log", a->server.access_log,
                  "a JSON line for every request, to this file (-: standard error)");
+  app.add_option("--otlp_traces_endpoint", a->server.otlp_traces_endpoint,
+                 "send OpenTelemetry spans there, as OTLP over HTTP: http://collector:4318/v1/traces");
   app.add_option("--request_timeout", a->request_timeout, "seconds that an answer may take; 0: no limit")
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();

@@ -108,7 +108,7 @@ std::unique_ptr<Sequence> EngineLoop::Impl::make_sequence(Request request, Outpu
   seq->prompt_logprobs = p.prompt_logprobs;
   if (p.prompt_logprobs >= 0) seq->prompt_entries.resize(1);
   for (const int32_t token : request.prompt) seq->history.add_prompt(token);
-  std::random_device device;
+  thread_local std::random_device device;  // making one asks the processor what it can: dear in a virtual machine
   seq->sampler.seed = p.seed ? *p.seed : uint64_t{device()} << 32 | device();
   seq->sampler.ending = p.stop_token_ids;
   if (!p.ignore_eos) seq->sampler.ending.insert(seq->sampler.ending.end(), eos.begin(), eos.end());
@@ -158,8 +158,10 @@ Result<uint64_t> EngineLoop::submit(Request request, OutputSink sink) {
       return refuse_now(fail(Errc::internal, "the engine has stopped", m.dead, "restart it; the log says more"));
     if (m.stop || m.draining)
       return refuse_now(fail(Errc::exhausted, "the engine is shutting down", {}, "ask another replica"));
+    // Those for whom the next step has room do not count: a burst into an idle engine is no overload.
     const size_t waiting = m.inbox.size() + static_cast<size_t>(m.stats.waiting);
-    if (waiting >= static_cast<size_t>(m.options.max_queue))
+    const int32_t room = std::max(0, m.options.max_batch_size - m.stats.running);
+    if (waiting >= static_cast<size_t>(m.options.max_queue) + static_cast<size_t>(room))
       return refuse_now(fail(Errc::exhausted, "the queue is full: " + std::to_string(waiting) + " requests wait",
                              "max_queue is " + std::to_string(m.options.max_queue), "try again later"));
     seq->ticket = m.next_ticket++;

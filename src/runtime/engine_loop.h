@@ -21,7 +21,7 @@ struct LoopOptions {
   int32_t max_batch_size = 64;    // sequences in one step
   int32_t max_num_tokens = 2048;  // tokens in one step: long prompts are cut into chunks
   int32_t max_seq_len = 0;        // prompt and output; 0: the model's context
-  int32_t max_queue = 512;        // waiting requests; one more is refused with Errc::exhausted
+  int32_t max_queue = 512;        // requests beyond a full batch; one more is refused with Errc::exhausted
   int32_t chunk_tokens = 512;     // largest prefill chunk of one sequence while others decode
   SchedulerPolicy policy = SchedulerPolicy::max_utilization;
   bool prefix_reuse = true;

@@ -217,6 +217,21 @@ TEST(EngineLoop, RefusesAtTheDoor) {
   EXPECT_EQ(run(loop, request({1, 2}, 4)).finish, FinishReason::length) << "others run";
 }
 
+TEST(EngineLoop, QueueLimitDoesNotCountWhomTheBatchHasRoomFor) {
+  MockExecutor model(MockConfig{});
+  std::mutex gate;
+  model.before = [&](const Batch&) { const std::lock_guard lock(gate); };
+  EngineLoop loop(model, nullptr, {.max_batch_size = 3, .max_queue = 1});
+  std::unique_lock closed(gate);
+  ASSERT_TRUE(loop.submit(request({1}, 5), [](OutputPiece) {}).ok());
+  while (loop.stats().running == 0) std::this_thread::yield();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(loop.submit(request({2}, 5), [](OutputPiece) {}).ok()) << i;
+  EXPECT_EQ(loop.submit(request({3}, 5), [](OutputPiece) {}).error().code, Errc::exhausted);
+  closed.unlock();
+  loop.drain();
+  EXPECT_EQ(loop.stats().requests_finished, 4u);
+}
+
 TEST(EngineLoop, QueueLimitAndCancelsAndDrain) {
   MockConfig config;
   MockExecutor model(config);

@@ -7,21 +7,10 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
-#include <random>
 
 #include "server/http_message.h"
 
 namespace pinion {
-namespace {
-
-bool is_hex(std::string_view text) {
-  return text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-bool is_zero(std::string_view text) {
-  return text.find_first_not_of('0') == std::string_view::npos;
-}
-
-}  // namespace
 
 Result<std::unique_ptr<AccessLog>> AccessLog::open(const std::string& path) {
   auto out = std::make_unique<AccessLog>();
@@ -59,17 +48,6 @@ void AccessLog::write(const AccessRecord& r) {
   const std::lock_guard lock(mutex_);
   std::fwrite(text.data(), 1, text.size(), file_);
   std::fflush(file_);
-}
-
-// W3C Trace Context: 00-<32 hex>-<16 hex>-<2 hex>, neither id all zeros.
-TraceContext continue_trace(std::string_view t) {
-  constexpr size_t kTrace = 3, kParent = 36, kFlags = 53, kSize = 55;
-  if (t.size() != kSize || t.substr(0, kTrace) != "00-" || t[kParent - 1] != '-' || t[kFlags - 1] != '-') return {};
-  const std::string_view trace = t.substr(kTrace, 32), parent = t.substr(kParent, 16), flags = t.substr(kFlags, 2);
-  if (!is_hex(trace) || !is_hex(parent) || !is_hex(flags) || is_zero(trace) || is_zero(parent)) return {};
-  thread_local std::random_device source;
-  const std::string span = fmt::format("{:08x}{:08x}", source() | 1U, source());
-  return {.trace_id = std::string(trace), .header = fmt::format("00-{}-{}-{}", trace, span, flags)};
 }
 
 }  // namespace pinion

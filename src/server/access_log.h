@@ -1,5 +1,4 @@
-// The access log: one JSON object a line for every answered request, and the trace context of W3C that a request
-// brings.
+// The access log: one JSON object a line for every answered request.
 #pragma once
 
 #include <cstdio>
@@ -12,11 +11,18 @@
 
 namespace pinion {
 
+struct GenerationTimes {   // in seconds; of several sequences their sums
+  double first_token = 0;  // since the request's arrival; 0: there was none
+  double queue = 0, prefill = 0, decode = 0;
+  size_t sequences = 0;
+};
+
 struct AccessRecord {
   std::string_view request_id, trace_id, method, route = {}, remote = {}, key = {}, model = {};
   int status = 0;
   double seconds = 0;
   int64_t prompt_tokens = 0, output_tokens = 0;
+  GenerationTimes times = {};
 };
 
 class AccessLog {
@@ -30,11 +36,5 @@ class AccessLog {
   std::mutex mutex_;
   std::FILE* file_ = nullptr;
 };
-
-// A valid "traceparent" (version 00): its trace goes on under a span id of our own, which is answered. Empty otherwise.
-struct TraceContext {
-  std::string trace_id, header;  // header: what the answer carries
-};
-TraceContext continue_trace(std::string_view traceparent);
 
 }  // namespace pinion

@@ -15,6 +15,7 @@
 #include "server/rate_limiter.h"
 #include "server/response_writer.h"
 #include "server/server.h"
+#include "server/telemetry.h"
 #include "server/tls.h"
 
 namespace pinion {
@@ -24,9 +25,10 @@ struct ServerState {  // shared by all connections
   ServerMetrics metrics;
   ModelRegistry models;
   RateLimiter limiter;
-  std::unique_ptr<AccessLog> access_log;  // null: none is written
-  std::shared_ptr<TlsContext> tls;        // null: plain HTTP
-  std::atomic<bool> ready, draining{false};
+  std::unique_ptr<AccessLog> access_log;                     // null: none is written
+  std::unique_ptr<SpanExporter> spans;                       // null: none are sent
+  std::shared_ptr<TlsContext> tls;                           // null: plain HTTP
+  std::atomic<bool> ready, draining{false}, expired{false};  // expired: the drain's time is over
   std::atomic<size_t> connections{0}, in_flight{0};
 
   ServerState(ServerOptions o, const ModelService& service) : ServerState(std::move(o), nullptr) {

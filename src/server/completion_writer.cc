@@ -162,6 +162,14 @@ void CompletionWriter::emit(size_t index, Sequence& sequence, const OutputPiece&
     event(index, std::move(thought), out);
   }
   if (piece.text.empty() && !logprobs && sequence.tokens.empty()) return;
+  if (!logprobs && !call_.token_ids) {  // a token of text alone, as most are: written without a tree in between
+    const std::string text = dump(OrderedJson(piece.text));
+    return write_event(index,
+                       call_.chat
+                           ? fmt::format(R"("delta":{{"content":{}}},"logprobs":null,"finish_reason":null)", text)
+                           : fmt::format(R"("text":{},"logprobs":null,"finish_reason":null)", text),
+                       out);
+  }
   OrderedJson choice;
   if (call_.chat) {
     choice["delta"]["content"] = piece.text;
@@ -183,15 +191,23 @@ void CompletionWriter::add_token_ids(Sequence& sequence, OrderedJson& choice) co
   if (!std::exchange(sequence.prompt_sent, true)) choice["prompt_token_ids"] = call_.prompts[sequence.prompt];
 }
 
-void CompletionWriter::event(size_t index, OrderedJson choice, std::string& out) const {
-  OrderedJson body = head(call_.chat ? "chat.completion.chunk" : "text_completion");
-  OrderedJson numbered;
-  numbered["index"] = index;
-  for (auto it = choice.begin(); it != choice.end(); ++it) numbered[it.key()] = std::move(it.value());
-  body["choices"] = OrderedJson::array();
-  body["choices"].push_back(std::move(numbered));
-  if (call_.include_usage) body["usage"] = call_.continuous_usage ? usage() : OrderedJson(nullptr);
-  out += "data: " + dump(body) + "\n\n";
+void CompletionWriter::event(size_t index, const OrderedJson& choice, std::string& out) {
+  const std::string text = dump(choice);
+  write_event(index, std::string_view(text).substr(1, text.size() - 2), out);
+}
+
+// `choice`: what stands between its braces, after the index.
+void CompletionWriter::write_event(size_t index, std::string_view choice, std::string& out) {
+  if (event_head_.empty()) {
+    const std::string head_text = dump(head(call_.chat ? "chat.completion.chunk" : "text_completion"));
+    event_head_ = fmt::format(R"(data: {},"choices":[{{"index":)", head_text.substr(0, head_text.size() - 1));
+  }
+  fmt::format_to(std::back_inserter(out), "{}{},{}}}]", event_head_, index, choice);
+  if (call_.include_usage) {
+    out += ",\"usage\":";
+    out += call_.continuous_usage ? dump(usage()) : "null";
+  }
+  out += "}\n\n";
 }
 
 void CompletionWriter::end(std::string& out) {

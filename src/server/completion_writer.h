@@ -48,7 +48,8 @@ class CompletionWriter final : public ResponseWriter {
   void begin(size_t index, Sequence& sequence, std::string& out);
   void emit(size_t index, Sequence& sequence, const OutputPiece& piece, const std::string& reasoning, std::string& out);
   void add_token_ids(Sequence& sequence, OrderedJson& choice) const;
-  void event(size_t index, OrderedJson choice, std::string& out) const;
+  void event(size_t index, const OrderedJson& choice, std::string& out);
+  void write_event(size_t index, std::string_view choice, std::string& out);
   OrderedJson head(std::string_view object) const;
   OrderedJson usage() const;
   OrderedJson choice(size_t index, Sequence& sequence) const;
@@ -63,6 +64,7 @@ class CompletionWriter final : public ResponseWriter {
   const ModelService& model_;
   const std::string id_;
   const int64_t created_;
+  std::string event_head_;  // of every event, up to the choice's index
   std::vector<Sequence> sequences_;
   size_t open_;
   std::optional<ApiError> error_;

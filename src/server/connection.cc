@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/socket.h>
 
 #include <boost/asio/as_tuple.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -74,6 +75,9 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
   void close() override {
     asio::post(stream_.get_executor(), [self = shared_from_this()] { self->abort(); });
   }
+  void wake() override {
+    asio::post(stream_.get_executor(), [self = shared_from_this()] { self->wake_.cancel(); });
+  }
 
  private:
   using Self = std::shared_ptr<HttpConnection>;
@@ -103,7 +107,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     } leave{state_.in_flight};
     HttpRequest& request = received.request;
     if (!is_plain_id(request.request_id)) request.request_id = random_id();
-    TraceContext trace = continue_trace(request.traceparent);
+    const TraceContext trace = continue_trace(request.traceparent, state_.spans != nullptr);
     fields_ = fmt::format("X-Request-Id: {}\r\n", request.request_id);
     if (!trace.header.empty()) fields_ += fmt::format("traceparent: {}\r\n", trace.header);
     AccessRecord record{.request_id = request.request_id, .trace_id = trace.trace_id, .method = request.method};
@@ -125,23 +129,26 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     if (auto* work = std::get_if<SlowReply>(&reply.content)) reply.content = co_await run_slow(std::move(*work));
     if (auto* response = std::get_if<HttpResponse>(&reply.content)) {
       record.status = response->status;
-      finish_record(record, reply.route, key, arrival);  // before it is sent: who has the answer finds it counted
+      // Before it is sent: who has the answer finds it counted.
+      finish_record(record, trace, reply.route, key, arrival);
       keep &= co_await write(encode_response(*response, state_, keep, head_only, fields_));
     } else {
       auto& generation = std::get<GenerationReply>(reply.content);
       const ModelHandle model = generation.model;  // the record's name is its
       record.model = model->service().name;
       co_await generate(std::move(generation), keep, received.http10, arrival, record);
-      finish_record(record, reply.route, key, arrival);
+      finish_record(record, trace, reply.route, key, arrival);
     }
     co_return keep && !aborted_;
   }
 
-  void finish_record(AccessRecord& record, std::string_view route, int key, ServerMetrics::Clock::time_point arrival) {
+  void finish_record(AccessRecord& record, const TraceContext& trace, std::string_view route, int key,
+                     ServerMetrics::Clock::time_point arrival) {
     state_.metrics.http_request(route, record.status);
     record.route = route;
     record.seconds = seconds_since(arrival);
     if (key >= 0) record.key = state_.options.api_keys[static_cast<size_t>(key)].name;
+    if (state_.spans) state_.spans->record(trace, record);
     log(record);
   }
 
@@ -324,13 +331,14 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
   }
 
   // Each part that the client takes renews the time: only a stall ends the connection.
-  asio::awaitable<bool> write(std::string_view bytes_in) {
-    std::string bytes(bytes_in);
+  asio::awaitable<bool> write(std::string bytes) {
     if (tls_) {
       if (!tls_->write(bytes)) co_return false;
       bytes = tls_->take();
     }
-    for (size_t done = 0; done < bytes.size();) {
+    size_t done = aborted_ ? 0 : write_now(bytes);
+    if (done == bytes.size()) co_return true;
+    while (done < bytes.size()) {
       if (aborted_) co_return false;
       stream_.expires_after(state_.options.write_timeout);
       const auto [ec, size] = co_await stream_.async_write_some(asio::buffer(bytes) + done, use_tuple);
@@ -339,6 +347,13 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     }
     stream_.expires_never();
     co_return true;
+  }
+
+  // What the socket's buffer takes at once, mostly all: a token costs one system call, no timer and no suspension.
+  size_t write_now(std::string_view bytes) {
+    const ssize_t size =
+        ::send(stream_.socket().native_handle(), bytes.data(), bytes.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    return size > 0 ? static_cast<size_t>(size) : 0;  // an error comes again below, and is told there
   }
 
   asio::awaitable<void> linger() {
@@ -391,7 +406,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     while (!writer.done() && !writer.failed()) {
       auto events = generation->take();
       if (aborted_ || generation->overflowed()) break;
-      late = limit_time.count() > 0 && ServerMetrics::Clock::now() - arrival > limit_time;
+      late = state_.expired || (limit_time.count() > 0 && ServerMetrics::Clock::now() - arrival > limit_time);
       if (late) break;
       if (events.empty()) {
         wake_.expires_after(limit_time.count() > 0 ? std::min(state_.options.ping_interval, limit_time)
@@ -416,11 +431,19 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     const auto totals = writer.totals();
     record.prompt_tokens = totals.prompt_tokens;
     record.output_tokens = totals.output_tokens;
+    record.times = {.first_token = first ? std::chrono::duration<double>(*first - arrival).count() : 0,
+                    .queue = figures.queue_seconds,
+                    .prefill = figures.prefill_seconds,
+                    .decode = figures.engine_decode_seconds,
+                    .sequences = writer.sequences()};
     state_.limiter.charge(reply.key, totals.prompt_tokens + totals.output_tokens);
     if (late) {
       metrics.failed(FailureReason::canceled);
       generation->stop();
-      const ApiError error{.status = 504, .message = "the request took too long", .code = "request_timeout"};
+      const ApiError error =
+          state_.expired
+              ? ApiError{.status = 503, .message = "the server ends", .code = "shutting_down", .retry_after = 1}
+              : ApiError{.status = 504, .message = "the request took too long", .code = "request_timeout"};
       record.status = error.status;
       if (!head_sent) {
         keep &= co_await write(encode_response(writer.error(error), state_, keep, false, fields_));
@@ -456,8 +479,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     } else {
       writer.end(out);
     }
-    bool sent = co_await send_events(out, head_sent, keep, http10);
-    if (sent && !http10) sent = co_await write("0\r\n\r\n");
+    const bool sent = co_await send_events(out, head_sent, keep, http10, !writer.failed());
     keep = keep && sent && !http10 && !writer.failed();
   }
 
@@ -476,7 +498,8 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
   }
 
   // Events that came together travel in one chunk; before the first goes the head.
-  asio::awaitable<bool> send_events(const std::string& events, bool& head_sent, bool keep, bool http10) {
+  asio::awaitable<bool> send_events(const std::string& events, bool& head_sent, bool keep, bool http10,
+                                    bool last = false) {
     std::string bytes;
     if (!head_sent) {
       bytes = fmt::format(
@@ -489,7 +512,8 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       head_sent = true;
     }
     bytes += http10 ? events : fmt::format("{:x}\r\n{}\r\n", events.size(), events);
-    co_return co_await write(bytes);
+    if (last && !http10) bytes += "0\r\n\r\n";
+    co_return co_await write(std::move(bytes));
   }
 
   // Notices that the client closes while its answer is made. A pipelined request makes the socket readable for good:

@@ -14,6 +14,7 @@ class Connection {
  public:
   virtual ~Connection() = default;
   virtual void close() = 0;  // thread-safe: cancels what runs and closes
+  virtual void wake() = 0;   // thread-safe: looks again whether it may go on
 };
 
 // `socket`'s executor is a strand of its own. The connection keeps itself alive until it ends.

@@ -30,6 +30,7 @@ using boost::system::error_code;
 constexpr auto use_tuple = asio::as_tuple(asio::use_awaitable);
 constexpr std::chrono::milliseconds accept_pause{100};  // after an error such as no descriptors left
 constexpr std::chrono::milliseconds drain_poll{10};
+constexpr std::chrono::milliseconds last_words{2000};  // for what a drain's limit cuts off: each request is told
 
 }  // namespace
 
@@ -44,6 +45,9 @@ struct Server::Impl {
     const ServerOptions& o = state.options;
     if (!o.access_log.empty()) {
       PINION_TRY(state.access_log, AccessLog::open(o.access_log));
+    }
+    if (!o.otlp_traces_endpoint.empty()) {
+      PINION_TRY(state.spans, SpanExporter::start({.endpoint = o.otlp_traces_endpoint}));
     }
     if (o.tls_certificate.empty() != o.tls_key.empty()) {
       return fail(Errc::invalid_argument, "TLS needs a certificate and its key", "--tls_certificate, --tls_key",
@@ -221,9 +225,14 @@ void Server::drain() {
   const auto start = std::chrono::steady_clock::now();
   const auto limit = impl_->state.options.drain_timeout;
   while (impl_->state.in_flight > 0) {
-    if (limit.count() > 0 && std::chrono::steady_clock::now() - start > limit) {
+    const auto took = std::chrono::steady_clock::now() - start;
+    if (limit.count() > 0 && took > limit + last_words) break;
+    if (limit.count() > 0 && took > limit && !impl_->state.expired.exchange(true)) {
       spdlog::warn("drain: {} requests did not finish in time and are cancelled", impl_->state.in_flight.load());
-      break;
+      const std::lock_guard lock(impl_->mutex);
+      for (const auto& entry : impl_->connections) {
+        if (const auto connection = entry.lock()) connection->wake();
+      }
     }
     std::this_thread::sleep_for(drain_poll);
   }

@@ -34,6 +34,7 @@ struct ServerOptions {
   std::vector<ApiKey> api_keys;            // empty: no key is asked for; /health and /metrics never ask
   std::string tls_certificate, tls_key;    // PEM files; both empty: plain HTTP
   std::string access_log;                  // a file, or "-": standard error; empty: none
+  std::string otlp_traces_endpoint;        // http://host:port[/path] of a collector of spans; empty: none are sent
   std::string cors_origin;                 // Access-Control-Allow-Origin; empty: none is sent
   std::string metrics_prefix = "pinion_";  // "vllm:" serves dashboards made for vLLM
   bool strict_model_name = false;          // KServe paths: refuse names other than the model's

@@ -366,16 +366,26 @@ TEST_F(ServerTest, DrainFinishesWhatItTook) {
   server->wait();
 }
 
-TEST_F(ServerTest, DrainLimitAndStopCancel) {
-  generator.hold = true;
+TEST_F(ServerTest, DrainLimitTellsWhomItCutsOff) {
+  generator.endless = true;
+  generator.step = 1ms;
   options.drain_timeout = 50ms;
   start();
-  Client client(server->port());
-  client.send(post(chat_path, hi));
-  ASSERT_TRUE(soon([&] { return generator.submitted == 1; }));
+  const std::string endless = R"({"messages":[{"role":"user","content":"hi"}],"max_tokens":90000)";
+  Client client(server->port()), streaming(server->port());
+  client.send(post(chat_path, endless + "}"));
+  streaming.send(post(chat_path, endless + R"(,"stream":true})"));
+  EXPECT_NE(streaming.read_until("data: ").find("200 OK"), std::string::npos);
+  ASSERT_TRUE(soon([&] { return generator.submitted == 2; }));
   server->drain();
-  EXPECT_TRUE(soon([&] { return generator.stats().requests_cancelled == 1; }));
+  EXPECT_TRUE(soon([&] { return generator.stats().requests_cancelled == 2; }));
+  const auto answer = client.answer();
+  EXPECT_EQ(answer.status, 503);
+  EXPECT_EQ(answer.json()["error"]["code"], "shutting_down");
   EXPECT_TRUE(client.closed_by_server());
+  const std::string rest = streaming.read_all();
+  EXPECT_NE(rest.find("\"shutting_down\""), std::string::npos);
+  EXPECT_EQ(rest.find("[DONE]"), std::string::npos);
 }
 
 TEST_F(ServerTest, TooManyConnections) {
