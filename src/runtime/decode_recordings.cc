@@ -42,7 +42,7 @@ Status EngineExecutor::record_decode_steps() {
 }
 
 const EngineExecutor::RecordedStep* EngineExecutor::recorded_step(const Batch& batch) const {
-  if (observer_ || editor_ || recorded_.empty()) return nullptr;
+  if (observer_ || editor_ || batch.hidden || recorded_.empty()) return nullptr;
   for (const BatchSeq& s : batch.seqs) {
     if (s.tokens.size() != 1 || s.outputs != 1) return nullptr;
   }

@@ -8,6 +8,7 @@
 
 #include "graph/rope_spec.h"
 #include "runtime/weight_upload.h"
+#include "tensor/convert.h"
 
 namespace pinion {
 namespace {
@@ -47,6 +48,14 @@ void fill_limits(const Engine& e, ExecutorOptions& o) {
     o.num_blocks =
         static_cast<int32_t>(blocks_needed(groups, e.manifest().block_size, o.max_batch_size, o.max_seq_len));
   }
+}
+
+// The head: the first matrix over the rows of outputs. What follows it scales and caps the logits.
+size_t find_head(const Graph& g) {
+  const auto is_head = [&](const Node& n) {
+    return std::holds_alternative<Linear>(n.op) && g.spec(n.in[0]).rows == Rows::outputs;
+  };
+  return static_cast<size_t>(std::ranges::find_if(g.nodes(), is_head) - g.nodes().begin());
 }
 
 size_t page_bytes(std::span<const KvGroupInfo> groups) {
@@ -121,6 +130,7 @@ Status EngineExecutor::load(ExecutorOptions options) {
   options_ = options;
   groups_ = pinion::kv_groups(g, m.kv_dtype, m.block_size);
   page_bytes_ = page_bytes(groups_);
+  head_ = find_head(g);
 
   for (const Program& p : engine_.programs()) {
     std::vector<const Kernel*> row;
@@ -201,7 +211,24 @@ TensorView EngineExecutor::tensor(Value v) const {
           {spec.rows == Rows::tokens ? view.tokens : view.outputs, spec.width}};
 }
 
-void EngineExecutor::launch_all() {
+int32_t EngineExecutor::hidden_size() const {
+  const auto& nodes = engine_.graph().nodes();
+  return head_ < nodes.size() ? static_cast<int32_t>(engine_.graph().spec(nodes[head_].in[0]).width) : 0;
+}
+
+void EngineExecutor::keep_hidden() {
+  const TensorView rows = tensor(engine_.graph().nodes()[head_].in[0]);
+  hidden_.resize(static_cast<size_t>(rows.shape[0] * rows.shape[1]));
+  if (hidden_.empty()) return;
+  hidden_bytes_.resize(rows.bytes());
+  stream_->copy_to_host(hidden_bytes_.data(), rows.data, hidden_bytes_.size());
+  stream_->synchronize();
+  for (size_t i = 0; i < hidden_.size(); ++i) {
+    hidden_[i] = load_f32(hidden_bytes_.data(), rows.dtype, static_cast<int64_t>(i));
+  }
+}
+
+void EngineExecutor::launch_all(const Batch* batch) {
   const Graph& g = engine_.graph();
   const BatchView& view = step_->view();
   const Program& program = program_for(engine_.programs(), view.tokens);
@@ -209,6 +236,10 @@ void EngineExecutor::launch_all() {
   std::array<TensorView, 4> in, out;
   for (size_t i = 0; i < g.nodes().size(); ++i) {
     const Node& n = g.nodes()[i];
+    if (i == head_ && batch != nullptr && batch->hidden) {
+      keep_hidden();  // now: their memory is another value's later
+      if (!batch->logits) return;
+    }
     for (size_t k = 0; k < n.in.size(); ++k) in[k] = tensor(n.in[k]);
     for (size_t k = 0; k < n.out.size(); ++k) out[k] = tensor(n.out[k]);
     if (out[0].shape[0] > 0) {  // a step without outputs skips the head
@@ -257,11 +288,13 @@ size_t EngineExecutor::run(const Batch& batch) {
   if (recorded != nullptr) sizes = recorded->sizes;
   step_->bind(batch, sizes);
   step_->upload(*stream_);
-  recorded != nullptr ? recorded->recording->replay(*stream_) : launch_all();
-  return outputs;
+  recorded != nullptr ? recorded->recording->replay(*stream_) : launch_all(&batch);
+  return batch.logits ? outputs : 0;
 }
 
 std::span<const float> EngineExecutor::forward(const Batch& batch) {
+  check(batch.logits || batch.hidden, "a batch that wants nothing");
+  check(!batch.hidden || hidden_size() > 0, "this graph has no head to take the hidden states from");
   const size_t n = run(batch) * engine_.graph().vocab_size;
   const TensorView logits = tensor(engine_.graph().logits);
   const float* rows = logits.as<float>();

@@ -45,6 +45,8 @@ class EngineExecutor : public Executor {
   std::span<const int32_t> eos_token_ids() const override { return engine_.manifest().eos_token_ids; }
   uint64_t rope_variant(int32_t prompt_length) const override;
   std::span<const float> forward(const Batch& batch) override;
+  int32_t hidden_size() const override;
+  std::span<const float> hidden() const override { return hidden_; }
   bool samples() const override { return sampling_ != nullptr; }
   std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling> rows) override;
   void copy_block(int32_t from, int32_t to) override;
@@ -56,9 +58,10 @@ class EngineExecutor : public Executor {
  private:
   EngineExecutor(const Engine& engine, const Backend& backend, Device& device);
   Status load(ExecutorOptions options);
-  TensorView tensor(Value v) const;  // of the bound step
-  void launch_all();
-  size_t run(const Batch& batch);  // up to the logits on the device; returns their rows
+  TensorView tensor(Value v) const;               // of the bound step
+  void launch_all(const Batch* batch = nullptr);  // `batch`: what it wants beside the logits
+  void keep_hidden();                             // copies what the head reads
+  size_t run(const Batch& batch);                 // up to the logits on the device; returns their rows
   void show(size_t node, std::span<TensorView> outputs);
 
   // Decode steps (a token and an output per sequence) of some sizes, recorded at load: a step runs as the smallest that
@@ -83,6 +86,9 @@ class EngineExecutor : public Executor {
   std::vector<std::vector<WeightView>> node_weights_;  // by node
   std::vector<std::byte*> slot_base_;
   size_t page_bytes_ = 0;
+  size_t head_ = 0;  // the node whose input are the final hidden states; past the last: none
+  std::vector<std::byte> hidden_bytes_;
+  std::vector<float> hidden_;
   NodeObserver observer_;
   NodeEditor editor_;
   SamplingDevice* sampling_ = nullptr;                     // null: tokens are chosen on the host

@@ -85,6 +85,8 @@ Status EngineLoop::Impl::validate_request(const Request& request) const {
     if (id < 0 || id >= vocab)
       return fail(Errc::invalid_argument, "token id " + std::to_string(id) + " is outside the vocabulary", "prompt",
                   "use ids from 0 to " + std::to_string(vocab - 1));
+  if (request.pooling != Pooling::none && executor.hidden_size() == 0)
+    return fail(Errc::unsupported, "this model gives no hidden states", "pooling", "embeddings need them");
   const SamplingParams& p = request.sampling;
   PINION_OK(validate(p, vocab));
   if (!p.stop.empty() && !make_text)
@@ -116,6 +118,7 @@ std::unique_ptr<Sequence> EngineLoop::Impl::make_sequence(Request request, Outpu
   if (make_text)
     seq->text = std::make_unique<OutputText>(make_text(request.prompt, p.skip_special_tokens), p.stop, p.include_stop);
   seq->submitted = Clock::now();
+  if (request.pooling != Pooling::none) seq->max_len = seq->prompt_len;
   seq->request = std::move(request);
   return seq;
 }

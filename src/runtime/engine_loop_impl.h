@@ -30,10 +30,15 @@ struct EngineLoop::Impl {
   void run();
   void turn(std::span<Sequence* const> arrived, const std::vector<uint64_t>& cancelled);
   void step();
-  void run_batch(const Plan& plan, std::span<const float>& logits, std::span<const int32_t>& tokens);
+  struct StepRows {  // of a step, in its order; what an item does not want is empty
+    std::span<const float> logits, hidden;
+    std::span<const int32_t> tokens;
+  };
+  StepRows run_batch(const Plan& plan);
   std::optional<std::vector<RowSampling>> device_sampling(const Plan& plan) const;
   Status read_token(const PlanItem& item, int32_t token, OutputPiece& piece);
   Status read_rows(const PlanItem& item, std::span<const float> rows, OutputPiece& piece);
+  Status pool_rows(const PlanItem& item, std::span<const float> hidden, OutputPiece& piece);
   void append(Sequence& seq, const Sampled& sampled, OutputPiece& piece);
   void send(Sequence& seq, OutputPiece piece);
   void fail_sequence(Sequence& seq, Error error, OutputPiece piece = {});

@@ -1,5 +1,6 @@
 // What the engine thread does: plan, commit, forward, sample, retire, send, step after step.
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "base/check.h"
@@ -109,10 +110,9 @@ void EngineLoop::Impl::step() {
   publish();
   if (plan.items.empty()) return;
 
-  std::span<const float> logits;
-  std::span<const int32_t> tokens;
+  StepRows rows;
   try {
-    run_batch(plan, logits, tokens);
+    rows = run_batch(plan);
   } catch (const std::exception& e) {
     spdlog::error("a step failed: {}", e.what());
     for (const PlanItem& item : plan.items)
@@ -120,25 +120,31 @@ void EngineLoop::Impl::step() {
     return;
   }
 
-  const auto vocab = static_cast<size_t>(executor.vocab_size());
+  const auto take = [](std::span<const float>& all, size_t size) {
+    const auto out = all.first(std::min(size, all.size()));
+    all = all.subspan(out.size());
+    return out;
+  };
+  const auto vocab = static_cast<size_t>(executor.vocab_size()), width = static_cast<size_t>(executor.hidden_size());
   for (const PlanItem& item : plan.items) {
     Sequence& seq = *item.seq;
     OutputPiece piece;
     Status read;
-    if (!tokens.empty()) {
-      if (item.outputs > 0) read = read_token(item, tokens.front(), piece);
-      tokens = tokens.subspan(item.outputs);
+    const auto logits = take(rows.logits, item.outputs * vocab), hidden = take(rows.hidden, item.outputs * width);
+    if (seq.pools()) {
+      read = pool_rows(item, hidden, piece);
+    } else if (!rows.tokens.empty()) {
+      if (item.outputs > 0) read = read_token(item, rows.tokens.front(), piece);
+      rows.tokens = rows.tokens.subspan(item.outputs);
     } else {
-      const auto rows = logits.first(item.outputs * vocab);
-      logits = logits.subspan(rows.size());
-      read = read_rows(item, rows, piece);
+      read = read_rows(item, logits, piece);
     }
     if (!read) {
       fail_sequence(seq, read.error(), std::move(piece));
       continue;
     }
     scheduler.retire(item);
-    if (!piece.tokens.empty()) send(seq, std::move(piece));
+    if (!piece.tokens.empty() || piece.finish != FinishReason::none) send(seq, std::move(piece));
   }
   const std::lock_guard lock(mutex);
   stats.busy_seconds += seconds(Clock::now() - begin);
@@ -152,7 +158,7 @@ std::optional<std::vector<RowSampling>> EngineLoop::Impl::device_sampling(const 
     if (item.outputs == 0) continue;
     const Sequence& seq = *item.seq;
     const SamplingParams& p = seq.request.sampling;
-    const bool plain = item.outputs == 1 && item.past + item.tokens == seq.length() && p.logprobs < 0 &&
+    const bool plain = item.outputs == 1 && !seq.pools() && item.past + item.tokens == seq.length() && p.logprobs < 0 &&
                        p.prompt_logprobs < 0 && p.repetition_penalty == 1 && p.presence_penalty == 0 &&
                        p.frequency_penalty == 0 && p.logit_bias.empty() && p.bad_words.empty() &&
                        seq.output_tokens() >= p.min_tokens;
@@ -167,9 +173,10 @@ std::optional<std::vector<RowSampling>> EngineLoop::Impl::device_sampling(const 
   return rows;
 }
 
-// Either the logits of all rows, or a token for each.
-void EngineLoop::Impl::run_batch(const Plan& plan, std::span<const float>& logits, std::span<const int32_t>& tokens) {
-  Batch batch;
+// A token for each row, or the logits of all rows and what their head read, or that alone.
+EngineLoop::Impl::StepRows EngineLoop::Impl::run_batch(const Plan& plan) {
+  Batch batch{.seqs = {}, .hidden = false, .logits = false};
+  StepRows out;
   size_t rows = 0;
   for (const PlanItem& item : plan.items) {
     const Sequence& seq = *item.seq;
@@ -180,14 +187,20 @@ void EngineLoop::Impl::run_batch(const Plan& plan, std::span<const float>& logit
     b.outputs = item.outputs;
     for (const auto& group : seq.table.blocks) b.blocks.emplace_back(group);
     rows += item.outputs;
+    (seq.pools() ? batch.hidden : batch.logits) = true;
   }
   if (const auto sampling = device_sampling(plan)) {
-    tokens = executor.forward_sampled(batch, *sampling);
-    check(tokens.size() == rows, "the executor returned another number of tokens");
-    return;
+    out.tokens = executor.forward_sampled(batch, *sampling);
+    check(out.tokens.size() == rows, "the executor returned another number of tokens");
+    return out;
   }
-  logits = executor.forward(batch);
-  check(logits.size() == rows * executor.vocab_size(), "the executor returned another number of logits");
+  out.logits = executor.forward(batch);
+  if (batch.hidden) out.hidden = executor.hidden();
+  check(out.logits.size() == (batch.logits ? rows * executor.vocab_size() : 0),
+        "the executor returned another number of logits");
+  check(out.hidden.size() == (batch.hidden ? rows * executor.hidden_size() : 0),
+        "the executor returned another number of hidden states");
+  return out;
 }
 
 // What a sequence's rows say: logprobs of prompt tokens, and its next token when the last row is of its last token.
@@ -209,6 +222,26 @@ Status EngineLoop::Impl::read_rows(const PlanItem& item, std::span<const float> 
     append(seq, sampled, piece);
     break;
   }
+  return {};
+}
+
+// Adds up the rows that the pooling counts; behind the prompt's last token their mean is the answer.
+Status EngineLoop::Impl::pool_rows(const PlanItem& item, std::span<const float> hidden, OutputPiece& piece) {
+  Sequence& seq = *item.seq;
+  const auto width = static_cast<size_t>(executor.hidden_size());
+  seq.pooled.resize(width);
+  for (size_t i = 0; i < hidden.size(); ++i) seq.pooled[i % width] += hidden[i];
+  if (item.outputs > 0) seq.prompt_rows = item.past + item.tokens;
+  if (item.past + item.tokens < seq.prompt_len) return {};
+  const double rows = seq.request.pooling == Pooling::mean ? seq.prompt_len : 1;
+  for (const double sum : seq.pooled) {
+    if (!std::isfinite(sum)) {
+      return fail(Errc::internal, "numerical_error: the hidden states are not finite", {},
+                  "this request's input breaks the model's arithmetic; `pinion diff` names the first layer");
+    }
+    piece.embedding.push_back(static_cast<float>(sum / rows));
+  }
+  piece.finish = FinishReason::stop;
   return {};
 }
 

@@ -27,6 +27,8 @@ struct BatchSeq {
 
 struct Batch {
   std::vector<BatchSeq> seqs;
+  bool hidden = false;  // the rows' final hidden states are wanted, see Executor::hidden()
+  bool logits = true;   // false, with `hidden`: the head does not run, and forward() returns nothing
 };
 
 struct KvGroupInfo {
@@ -57,6 +59,10 @@ class Executor {
   virtual uint64_t rope_variant(int32_t prompt_length) const = 0;
   // Runs the batch; returns logits [sum of outputs, vocab] in f32, valid until the next call. Throws DeviceError.
   virtual std::span<const float> forward(const Batch& batch) = 0;
+  // What the head reads, [sum of outputs, hidden_size] in f32, of the last forward() whose batch had `hidden`; valid
+  // until the next. hidden_size() == 0: this executor does not give it.
+  virtual int32_t hidden_size() const { return 0; }
+  virtual std::span<const float> hidden() const { return {}; }
   // Where the device chooses tokens itself: runs the batch and returns a token per row of logits (kNotFinite: the row
   // is broken), valid until the next call; the rows stay on the device. `rows`: one per row.
   virtual bool samples() const { return false; }

@@ -32,12 +32,17 @@ struct SamplingParams {
   int32_t prompt_logprobs = -1;
 };
 
+// A request for one vector in place of tokens: the final hidden states (what the head reads) of the prompt's last
+// token, or their mean over the prompt.
+enum class Pooling : uint8_t { none, last, mean };
+
 struct Request {
   std::string id;
   std::vector<int32_t> prompt;  // token ids, at least one
   SamplingParams sampling;
-  int32_t priority = 0;    // higher runs first; waiting raises it, so that nothing starves
-  std::string cache_salt;  // requests share cached prefixes only within one salt
+  int32_t priority = 0;             // higher runs first; waiting raises it, so that nothing starves
+  std::string cache_salt;           // requests share cached prefixes only within one salt
+  Pooling pooling = Pooling::none;  // else nothing is generated: its one piece has the embedding, and finish == stop
 };
 
 struct TokenLogprob {
@@ -55,6 +60,7 @@ struct OutputPiece {
   std::string text;                           // complete characters only; empty without a tokenizer
   std::vector<TokenLogprob> logprobs;         // one per token when asked for
   std::vector<TokenLogprob> prompt_logprobs;  // in the first piece, when asked for; entry 0 is empty
+  std::vector<float> embedding;               // of a request with pooling, not normalised
   FinishReason finish = FinishReason::none;
   std::string stop_reason;  // the stop string or token id that ended it, if one did
   int32_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0;  // totals so far

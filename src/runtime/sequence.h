@@ -38,6 +38,7 @@ struct Sequence {
   SamplerState sampler;
   std::unique_ptr<OutputText> text;  // null without a tokenizer
   std::vector<TokenLogprob> prompt_entries;
+  std::vector<double> pooled;  // the sum of the hidden rows seen so far
 
   Clock::time_point submitted, admitted, first_token;
 
@@ -46,7 +47,11 @@ struct Sequence {
   bool decoding() const { return length() - computed == 1; }
   // KV is never written for the last token that it may produce.
   int32_t max_written() const { return std::max(max_len - 1, prompt_len); }
-  bool wants_prompt_rows() const { return prompt_logprobs >= 0 && prompt_rows < prompt_len - 1; }
+  bool pools() const { return request.pooling != Pooling::none; }
+  bool wants_prompt_rows() const {
+    if (request.pooling == Pooling::mean) return prompt_rows < prompt_len;
+    return prompt_logprobs >= 0 && prompt_rows < prompt_len - 1;
+  }
 };
 
 }  // namespace pinion

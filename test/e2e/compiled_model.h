@@ -62,6 +62,7 @@ class CompiledModel {
 struct Answer {
   std::vector<int32_t> tokens;
   std::vector<TokenLogprob> logprobs, prompt_logprobs;
+  std::vector<float> embedding;
   int32_t cached_tokens = 0;
   FinishReason finish = FinishReason::none;
   std::string error;
@@ -90,6 +91,7 @@ inline std::vector<Answer> ask(EngineLoop& loop, const std::vector<Request>& req
       a.tokens.insert(a.tokens.end(), piece.tokens.begin(), piece.tokens.end());
       std::ranges::move(piece.logprobs, std::back_inserter(a.logprobs));
       std::ranges::move(piece.prompt_logprobs, std::back_inserter(a.prompt_logprobs));
+      if (!piece.embedding.empty()) a.embedding = std::move(piece.embedding);
       a.cached_tokens = piece.cached_tokens;
       a.finish = piece.finish;
       if (piece.error) a.error = piece.error->message;
