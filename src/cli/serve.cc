@@ -1,8 +1,9 @@
 // pinion serve: a model, or a model repository, behind the OpenAI API and the KServe protocol. SIGTERM and SIGINT
-// drain: accepted requests are finished first.
+// drain: accepted requests are finished first. SIGHUP loads again what is served.
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cctype>
@@ -43,10 +44,6 @@ Status settle_foreign_flags(Args& a) {
   if (a.tp_size * a.pp_size * a.ep_size != 1) {
     return fail(Errc::unsupported, "this version serves with one rank", "--tp_size, --pp_size, --ep_size",
                 "leave them out");
-  }
-  if (a.grpc_port >= 0) {
-    return fail(Errc::unsupported, "gRPC is not spoken by this version", "--grpc_port",
-                "leave it out: the same protocol is there over HTTP");
   }
   if (a.log_verbose > 0) init_log("debug");
   return {};
@@ -133,25 +130,71 @@ Status settle(Args& a) {
   a.server.port = static_cast<uint16_t>(a.port);
   if (a.metrics_port >= 0) a.server.metrics_port = static_cast<uint16_t>(a.metrics_port);
   if (a.metrics_port < 0 && !a.model_repository.empty()) a.server.metrics_port = 8002;  // as Triton's
+  if (a.grpc_port >= 0) a.server.grpc_port = static_cast<uint16_t>(a.grpc_port);
+  if (a.grpc_port < 0 && !a.model_repository.empty() && Server::has_grpc()) a.server.grpc_port = 8001;  // too
   a.server.request_timeout = std::chrono::seconds(a.request_timeout);
   a.server.drain_timeout = std::chrono::seconds(a.drain_timeout);
   a.server.ready = false;
   return {};
 }
 
-// Waits for SIGTERM or SIGINT, then finishes what was accepted; a second one ends the process.
-void serve_until_told(Server& server, const sigset_t& stops) {
+// The MODEL of the command line, which SIGHUP loads again.
+class OneModel final : public ModelSource {
+ public:
+  // `first`: what the first load() gives.
+  OneModel(ServeArgs args, std::string name, std::shared_ptr<ServedEngine> first)
+      : args_(std::move(args)), name_(std::move(name)), first_(std::move(first)), current_(first_) {}
+
+  std::vector<std::string> names() override { return {name_}; }
+  Result<LoadedModel> load(const std::string& name) override {
+    std::shared_ptr<ServedEngine> engine = std::exchange(first_, nullptr);
+    if (!engine) {
+      PINION_TRY(engine, ServedEngine::load(args_));
+      PINION_OK(engine->warm_up());
+      current_ = engine;
+      spdlog::info("loaded {} again in {:.2f} s", args_.model.model, engine->model().open_seconds);
+    }
+    const ModelService service = engine->service(name);
+    ServedEngine* const borrowed = engine.get();
+    // Whoever lets go last sees that every block came back.
+    std::shared_ptr<void> owner(borrowed, [engine = std::move(engine)](void*) mutable {
+      if (auto whole = engine->drain(); !whole) spdlog::error("{}", whole.error().message);
+      engine.reset();  // now, not when the last weak reference to the owner goes
+    });
+    return LoadedModel{.service = service, .version = "1", .owner = std::move(owner)};
+  }
+  bool by_clients() const override { return false; }
+  std::shared_ptr<ServedEngine> current() const { return current_.lock(); }
+
+ private:
+  const ServeArgs args_;
+  const std::string name_;
+  std::shared_ptr<ServedEngine> first_;
+  std::weak_ptr<ServedEngine> current_;
+};
+
+// Waits for SIGTERM or SIGINT, then finishes what was accepted; a second one ends the process. SIGHUP loads again.
+void serve_until_told(Server& server, const sigset_t& signals) {
+  const bool terminal = ::isatty(STDIN_FILENO) == 1;
   int got = 0;
-  sigwait(&stops, &got);
+  std::thread reload;
+  for (;;) {
+    sigwait(&signals, &got);
+    if (got != SIGHUP || (terminal && ::isatty(STDIN_FILENO) == 0)) break;  // of a terminal that was closed: the end
+    spdlog::info("SIGHUP: loading again; what serves goes on until then");
+    if (reload.joinable()) reload.join();
+    reload = std::thread([&server] { server.load_models(); });
+  }
   spdlog::info("draining: no new requests, those that were accepted are finished first; a second signal stops at once");
-  std::thread impatient([stops] {
-    int again = 0;
-    sigwait(&stops, &again);
+  std::thread impatient([signals] {
+    int again = SIGHUP;
+    while (again == SIGHUP) sigwait(&signals, &again);
     if (again != SIGTERM && again != SIGINT) return;
     std::_Exit(1);
   });
   impatient.detach();
   server.drain();
+  if (reload.joinable()) reload.join();
 }
 
 void say_where(const Args& a, const Server& server, const std::string& what) {
@@ -160,9 +203,10 @@ void say_where(const Args& a, const Server& server, const std::string& what) {
   if (server.metrics_port() != 0) {
     spdlog::info("metrics on http://{}:{}/metrics", a.server.host, server.metrics_port());
   }
+  if (server.grpc_port() != 0) spdlog::info("gRPC on {}:{}", a.server.host, server.grpc_port());
 }
 
-Status serve_repository(const Args& a, const sigset_t& stops) {
+Status serve_repository(const Args& a, const sigset_t& signals) {
   ModelRepository repository(a.model_repository, a.serve);
   if (repository.names().empty()) {
     return fail(Errc::not_found, "no model has a config.pbtxt", a.model_repository,
@@ -172,36 +216,41 @@ Status serve_repository(const Args& a, const sigset_t& stops) {
   server->load_models();
   server->set_ready(true);
   say_where(a, *server, "the models of " + a.model_repository);
-  serve_until_told(*server, stops);
+  serve_until_told(*server, signals);
   for (const auto& engine : repository.engines()) PINION_OK(engine->drain());
   return {};
 }
 
 Status run(Args& a) {
   // Blocked here, before any thread exists, and taken by one thread that waits for them.
-  sigset_t stops;
-  sigemptyset(&stops);
-  sigaddset(&stops, SIGTERM);
-  sigaddset(&stops, SIGINT);
-  pthread_sigmask(SIG_BLOCK, &stops, nullptr);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   PINION_OK(settle(a));
   raise_descriptor_limit(a.server.max_connections);
-  if (!a.model_repository.empty()) return serve_repository(a, stops);
+  if (!a.model_repository.empty()) return serve_repository(a, signals);
 
-  PINION_TRY(const std::shared_ptr<ServedEngine> engine, ServedEngine::load(a.serve));
-  const ModelService service = engine->service(a.served_model_name);
-  PINION_TRY(auto server, Server::start(a.server, service));
+  PINION_TRY(std::shared_ptr<ServedEngine> engine, ServedEngine::load(a.serve));
+  const std::string name = engine->service(a.served_model_name).name;
+  OneModel source(a.serve, name, engine);
+  PINION_TRY(auto server, Server::start(a.server, source));
   PINION_OK(engine->warm_up());
+  server->load_models();
   server->set_ready(true);
   const OpenModel& m = engine->model();
   const MemoryPlan& memory = m.executor->memory();
   spdlog::info("loaded in {:.2f} s; weights {} MiB, KV {} MiB, arena {} MiB", m.open_seconds, memory.weights >> 20,
                memory.kv >> 20, (memory.arena + memory.workspace) >> 20);
-  say_where(a, *server, service.name);
-  serve_until_told(*server, stops);
+  engine.reset();  // the server's now, which may replace it
+  say_where(a, *server, name);
+  serve_until_told(*server, signals);
   // Nothing runs any more: every block must be free. A leak that nobody noticed while serving ends here with status 1.
-  return engine->drain();
+  engine = source.current();
+  return engine ? engine->drain() : Status();
 }
 
 }  // namespace
@@ -212,14 +261,16 @@ Verb add_serve(CLI::App& app) {
   add_model_options(app, a->serve.model);
   app.get_option("model")->required(false);
   app.add_option("--model_repository,--model_repo", a->model_repository,
-                 "serve a Triton model repository in place of MODEL (metrics then also on port 8002)");
+                 "serve a Triton model repository in place of MODEL (then also gRPC on 8001 and metrics on 8002)");
   app.add_option("--engine_dir", a->engine_dir, "the same as MODEL");
   app.add_option("--backend", a->backend, "as trtllm-serve has it: every choice is this one engine")
       ->check(CLI::IsMember({"pytorch", "tensorrt", "trt", "_autodeploy"}));
   app.add_option("--tp_size", a->tp_size, "ranks; only 1")->check(CLI::Range(1, 1024));
   app.add_option("--pp_size", a->pp_size, "ranks; only 1")->check(CLI::Range(1, 1024));
   app.add_option("--ep_size", a->ep_size, "ranks; only 1")->check(CLI::Range(1, 1024));
-  app.add_option("--grpc_port", a->grpc_port, "refused: there is no gRPC yet")->check(CLI::Range(0, 65535));
+  app.add_option("--grpc_port", a->grpc_port,
+                 "one more port, with the KServe protocol over gRPC (Triton's is 8001); 0: any free one")
+      ->check(CLI::Range(0, 65535));
   app.add_option("--log_verbose", a->log_verbose, "above 0: --log_level debug");
   app.add_flag("--disable_auto_complete_config", a->no_auto_complete,
                "tritonserver's: a config.pbtxt is never completed here");

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "server/completion_writer.h"
+#include "server/embeddings.h"
 #include "server/kserve.h"
 #include "server/page.h"
 #include "server/responses.h"
@@ -218,12 +219,28 @@ Content respond(ServerState& state, const HttpRequest& request, ModelHandle mode
   return reply;
 }
 
+Content embed(ServerState& state, const HttpRequest& request, ModelHandle model, const OrderedJson& body) {
+  if (auto refused = not_serving(state, model.get())) return *std::move(refused);
+  auto parsed = parse_embedding_call(body, model->service(), {.strict_fields = state.options.strict_fields});
+  if (auto* error = std::get_if<ApiError>(&parsed)) return error_response(*error);
+  if (auto refused = over_limit(state, request)) return error_response(*refused);
+  auto& call = std::get<EmbeddingCall>(parsed);
+  GenerationReply reply{.model = model, .requests = call.requests("embd-" + request.request_id), .writer = nullptr};
+  reply.writer = std::make_unique<EmbeddingWriter>(std::move(call), model->service().name);
+  bill(state, request, reply);
+  return reply;
+}
+
 // The model that a body names; with one model an absent name means it. Null: `refusal` says why.
 ModelHandle choose_model(const ServerState& state, const OrderedJson& body, HttpResponse& refusal) {
   const bool named = body.contains("model") && body["model"].is_string() && body["model"] != "";
   ModelHandle model = named ? state.models.find(body["model"].get_ref<const std::string&>()) : nullptr;
   if (!model) model = state.models.only();  // which refuses a name that is not its own
   if (model && model->generates()) return model;
+  if (!model && state.models.is_loading("")) {
+    refusal = unavailable("the model is being replaced", "not_ready");
+    return nullptr;
+  }
   if (named) {
     refusal = no_such_model(state, body["model"].get_ref<const std::string&>().substr(0, 256));
   } else {
@@ -248,8 +265,8 @@ constexpr GetRoute get_routes[] = {
     {"/version", version},
     {"/v1/models", models, true},
 };
-constexpr std::string_view post_routes[] = {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/tokenize",
-                                            "/detokenize"};
+constexpr std::string_view post_routes[] = {"/v1/chat/completions", "/v1/completions", "/v1/responses",
+                                            "/v1/embeddings",       "/tokenize",       "/detokenize"};
 
 HttpResponse wrong_method(std::string_view allow, bool options) {
   HttpResponse out = options ? HttpResponse{.status = 204}
@@ -284,6 +301,7 @@ Content post(ServerState& state, const HttpRequest& request) {
   if (!model) return refusal;
   if (request.path == "/tokenize") return tokenize(state, model->service(), *body);
   if (request.path == "/detokenize") return detokenize(state, model->service(), *body);
+  if (request.path == "/v1/embeddings") return embed(state, request, std::move(model), *body);
   if (request.path == "/v1/responses") return respond(state, request, std::move(model), *body);
   return generate(state, request, std::move(model), *body, request.path == "/v1/chat/completions");
 }

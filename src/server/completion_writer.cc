@@ -380,18 +380,8 @@ OrderedJson CompletionWriter::usage() const {
 }
 
 std::string_view CompletionWriter::finish(size_t sequence) const {
-  switch (sequences_[sequence].finish) {
-    case FinishReason::stop:
-      return sequences_[sequence].calls.empty() ? "stop" : "tool_calls";
-    case FinishReason::length:
-      return "length";
-    case FinishReason::error:
-      return "error";
-    case FinishReason::none:
-    case FinishReason::cancelled:
-      break;
-  }
-  return "cancelled";
+  const Sequence& s = sequences_[sequence];
+  return s.finish == FinishReason::stop && !s.calls.empty() ? "tool_calls" : finish_name(s.finish);
 }
 
 }  // namespace pinion

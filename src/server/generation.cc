@@ -1,5 +1,7 @@
 #include "server/generation.h"
 
+#include "server/response_writer.h"
+
 namespace pinion {
 namespace {
 
@@ -10,6 +12,21 @@ size_t bytes_of(const OutputPiece& piece) {
 }
 
 }  // namespace
+
+std::string_view finish_name(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::stop:
+      return "stop";
+    case FinishReason::length:
+      return "length";
+    case FinishReason::error:
+      return "error";
+    case FinishReason::none:
+    case FinishReason::cancelled:
+      break;
+  }
+  return "cancelled";
+}
 
 Generation::Generation(Generator& generator, size_t max_queued_bytes, std::function<void()> notify)
     : generator_(generator), max_queued_bytes_(max_queued_bytes), notify_(std::move(notify)) {}

@@ -5,11 +5,10 @@
 #include <algorithm>
 #include <charconv>
 
-#include "server/kserve_writer.h"
-
 namespace pinion {
 namespace {
 
+constexpr std::string_view kNoSuchModel = "model_not_found";
 constexpr JsonLimits kBodyLimits{.bytes = size_t{1} << 30, .depth = 100};  // the body's size is limited by HTTP
 
 HttpResponse refuse(int status, std::string_view message) {
@@ -169,12 +168,17 @@ std::optional<HttpResponse> refuse_overrides(const HttpRequest& request) {
 
 using Content = std::variant<HttpResponse, GenerationReply, SlowReply>;
 
-Content infer(ServerState& state, const HttpRequest& request, ModelHandle served, std::string model,
+// What speaks against asking this model, before the request is read.
+std::optional<ApiError> cannot_infer(const ServerState& state, const ServedModel& served, const std::string& model) {
+  if (!is_ready(state, served)) return ApiError{.status = 503, .message = "the server is not ready"};
+  if (served.generates()) return {};
+  return ApiError{.message =
+                      fmt::format("'{}' runs inside of the pipeline: ask the model that has the pipeline", model)};
+}
+
+Content infer(ServerState& state, const HttpRequest& request, const ModelHandle& served, const std::string& model,
               std::string_view verb) {
-  if (!is_ready(state, *served)) return refuse(503, "the server is not ready");
-  if (!served->generates()) {
-    return refuse(400, fmt::format("'{}' runs inside of the pipeline: ask the model that has the pipeline", model));
-  }
+  if (const auto refused = cannot_infer(state, *served, model)) return kserve_error(*refused);
   if (!request.content_encoding.empty() && request.content_encoding != "identity") {
     return refuse(415, "compressed bodies are not supported: send no Content-Encoding");
   }
@@ -195,18 +199,13 @@ Content infer(ServerState& state, const HttpRequest& request, ModelHandle served
   const bool tensors = verb == "infer";
   const auto message = tensors ? read_infer_message(*body, binary) : read_generate_message(*body);
   if (!message) return kserve_error(message.error());
-  auto call = read_kserve_call(*message, served->service(), "v2-" + request.request_id, state.options.max_choices);
-  if (!call) return kserve_error(call.error());
-  if (call->stream && verb != "generate_stream") {
-    return refuse(400, fmt::format("'stream' needs /generate_stream: /{} answers exactly once", verb));
-  }
-  if (auto refused = over_limit(state, request)) return kserve_error(*refused);
-  GenerationReply reply{.model = served, .requests = call->requests, .writer = nullptr};
-  reply.writer =
-      std::make_unique<KserveWriter>(*std::move(call), std::move(model), served->loaded.version,
-                                     tensors ? KserveWriter::Form::infer : KserveWriter::Form::generate, served->stats);
-  bill(state, request, reply);
-  return reply;
+  auto started = start_kserve(
+      state, request, served, model, *message, tensors ? KserveWriter::Form::infer : KserveWriter::Form::generate,
+      verb == "generate_stream", fmt::format("/generate_stream: /{} answers exactly once", verb));
+  if (const auto* error = std::get_if<ApiError>(&started)) return kserve_error(*error);
+  auto& inference = std::get<KserveInference>(started);
+  inference.reply.writer = std::move(inference.writer);
+  return std::move(inference.reply);
 }
 
 // The parts of a path between slashes.
@@ -248,16 +247,12 @@ Reply model_request(ServerState& state, const HttpRequest& request, const ModelP
     for (const ModelHandle& m : state.models.all()) all.emplace_back(m, m->service().name);
     return {"/v2/models/stats", statistics(all)};
   }
-  ModelHandle model = state.models.find(path.model);
-  if (!model && !state.options.strict_model_name && !state.models.knows(path.model)) model = state.models.only();
-  if (!model) {
-    return {"/v2/models/{m}",
-            path.verb == "ready" ? health(false) : refuse(404, fmt::format("unknown model '{}'", path.model))};
+  const auto found = find_kserve_model(state, path.model, path.version);
+  if (const auto* error = std::get_if<ApiError>(&found)) {
+    const bool missing = error->code == kNoSuchModel;
+    return {"/v2/models/{m}", missing && path.verb == "ready" ? health(false) : kserve_error(*error)};
   }
-  if (!path.version.empty() && path.version != model->loaded.version) {
-    return {"/v2/models/{m}", refuse(404, fmt::format("'{}' has version {}, not {}", path.model, model->loaded.version,
-                                                      path.version.substr(0, 32)))};
-  }
+  const ModelHandle& model = std::get<ModelHandle>(found);
   const auto answer = [&](std::string_view route, auto make) -> Reply {
     if (!get) return {route, wrong_method("GET, HEAD")};
     return {route, make()};
@@ -279,7 +274,7 @@ Reply model_request(ServerState& state, const HttpRequest& request, const ModelP
 Reply load_request(ServerState& state, const HttpRequest& request, const std::string& name, bool load) {
   const std::string_view route = load ? "/v2/repository/models/{m}/load" : "/v2/repository/models/{m}/unload";
   if (request.method != "POST") return {route, wrong_method("POST")};
-  if (!state.models.can_load()) {
+  if (!state.models.clients_may_load()) {
     return {route, refuse(503, "explicit model load / unload is not allowed: this server serves one model")};
   }
   if (auto refused = refuse_overrides(request)) return {route, *std::move(refused)};
@@ -291,6 +286,39 @@ Reply load_request(ServerState& state, const HttpRequest& request, const std::st
 }
 
 }  // namespace
+
+std::variant<ApiError, ModelHandle> find_kserve_model(const ServerState& state, const std::string& name,
+                                                      const std::string& version) {
+  ModelHandle model = state.models.find(name);
+  if (!model && !state.options.strict_model_name && !state.models.knows(name)) model = state.models.only();
+  if (!model && state.models.is_loading(state.models.knows(name) ? name : "")) {
+    return ApiError{.status = 503, .message = "the model is being replaced", .code = "not_ready", .retry_after = 5};
+  }
+  if (!model) {
+    return ApiError{.status = 404,
+                    .message = fmt::format("unknown model '{}'", name.substr(0, 256)),
+                    .code = std::string(kNoSuchModel)};
+  }
+  if (version.empty() || version == model->loaded.version) return model;
+  return ApiError{.status = 404,
+                  .message = fmt::format("'{}' has version {}, not {}", name.substr(0, 256), model->loaded.version,
+                                         version.substr(0, 32))};
+}
+
+std::variant<ApiError, KserveInference> start_kserve(ServerState& state, const HttpRequest& request,
+                                                     const ModelHandle& served, const std::string& model,
+                                                     const KserveMessage& message, KserveWriter::Form form,
+                                                     bool can_stream, std::string_view remedy) {
+  if (auto refused = cannot_infer(state, *served, model)) return *std::move(refused);
+  auto call = read_kserve_call(message, served->service(), "v2-" + request.request_id, state.options.max_choices);
+  if (!call) return kserve_api_error(call.error());
+  if (call->stream && !can_stream) return ApiError{.message = fmt::format("'stream' needs {}", remedy)};
+  if (auto refused = over_limit(state, request)) return *std::move(refused);
+  KserveInference out{.reply = {.model = served, .requests = call->requests, .writer = nullptr}, .writer = nullptr};
+  out.writer = std::make_unique<KserveWriter>(*std::move(call), model, served->loaded.version, form, served->stats);
+  bill(state, request, out.reply);
+  return out;
+}
 
 std::optional<Reply> handle_kserve(ServerState& state, const HttpRequest& request) {
   if (request.path != "/v2" && !request.path.starts_with("/v2/")) return {};

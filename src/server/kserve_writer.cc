@@ -13,9 +13,14 @@ HttpResponse error_body(int status, std::string_view message) {
 
 }  // namespace
 
+ApiError kserve_api_error(const Error& error) {
+  ApiError out = api_error(error);
+  if (error.code == Errc::unsupported) out.status = 501;
+  return out;
+}
+
 HttpResponse kserve_error(const Error& error) {
-  if (error.code == Errc::unsupported) return error_body(501, error.message);
-  return kserve_error(api_error(error));
+  return kserve_error(kserve_api_error(error));
 }
 
 HttpResponse kserve_error(const ApiError& error) {
@@ -35,8 +40,12 @@ KserveWriter::KserveWriter(KserveCall call, std::string model, std::string versi
       open_(sequences_.size()) {}
 
 void KserveWriter::add(size_t index, OutputPiece piece, std::string& out) {
+  if (take(index, std::move(piece))) out += "data: " + dump(flat(tensors(index))) + "\n\n";
+}
+
+bool KserveWriter::take(size_t index, OutputPiece piece) {
   Sequence& s = sequences_[index];
-  if (s.finish != FinishReason::none) return;
+  if (s.finish != FinishReason::none) return false;
   if (piece.prompt_tokens > 0) s.prompt_tokens = piece.prompt_tokens;
   s.cached_tokens = std::max(s.cached_tokens, piece.cached_tokens);
   s.output_tokens = std::max(s.output_tokens, piece.output_tokens);
@@ -62,10 +71,9 @@ void KserveWriter::add(size_t index, OutputPiece piece, std::string& out) {
                                                      ? "the request was cancelled by the server"
                                                      : "generation failed"};
     }
-  } else if (call_.stream && (!s.text.empty() || !s.tokens.empty())) {
-    out += "data: " + dump(flat(outputs(index, index + 1, 1))) + "\n\n";
   }
   if (open_ == 0) count();
+  return call_.stream && !error_ && (!s.text.empty() || !s.tokens.empty());
 }
 
 void KserveWriter::count() {
@@ -186,8 +194,7 @@ HttpResponse KserveWriter::tensors_response(const std::vector<KserveTensor>& ten
 }
 
 HttpResponse KserveWriter::response() {
-  const auto tensors = outputs(0, sequences_.size(), call_.rows);
-  return form_ == Form::infer ? tensors_response(tensors) : HttpResponse{.body = dump(flat(tensors))};
+  return form_ == Form::infer ? tensors_response(tensors()) : HttpResponse{.body = dump(flat(tensors()))};
 }
 
 std::string KserveWriter::error_event(const ApiError& error) const {
@@ -206,18 +213,7 @@ ResponseWriter::Totals KserveWriter::totals() const {
 }
 
 std::string_view KserveWriter::finish(size_t sequence) const {
-  switch (sequences_[sequence].finish) {
-    case FinishReason::stop:
-      return "stop";
-    case FinishReason::length:
-      return "length";
-    case FinishReason::error:
-      return "error";
-    case FinishReason::none:
-    case FinishReason::cancelled:
-      break;
-  }
-  return "cancelled";
+  return finish_name(sequences_[sequence].finish);
 }
 
 }  // namespace pinion

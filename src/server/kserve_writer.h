@@ -16,6 +16,7 @@ struct KserveStats {  // since the start, for the statistics extension
 };
 
 // {"error": text}, with the protocol's statuses.
+ApiError kserve_api_error(const Error& error);  // what is not supported: 501
 HttpResponse kserve_error(const Error& error);
 HttpResponse kserve_error(const ApiError& error);
 
@@ -36,6 +37,14 @@ class KserveWriter final : public ResponseWriter {
   Totals totals() const override;
   std::string_view finish(size_t sequence) const override;
   size_t sequences() const override { return sequences_.size(); }
+
+  // add() without writing. True: a streamed answer has something new, which tensors(sequence) gives until the next.
+  bool take(size_t sequence, OutputPiece piece);
+  std::vector<KserveTensor> tensors(size_t sequence) const { return outputs(sequence, sequence + 1, 1); }
+  std::vector<KserveTensor> tensors() const { return outputs(0, sequences_.size(), call_.rows); }  // the whole answer
+  const std::string& id() const { return call_.id; }
+  const std::string& model() const { return model_; }
+  const std::string& version() const { return version_; }
 
  private:
   struct Sequence {

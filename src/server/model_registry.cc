@@ -1,6 +1,8 @@
 #include "server/model_registry.h"
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "base/log.h"
 
@@ -29,6 +31,13 @@ ModelHandle ModelRegistry::find(std::string_view name) const {
 bool ModelRegistry::knows(std::string_view name) const {
   const std::lock_guard lock(mutex_);
   return entries_.contains(name);
+}
+
+bool ModelRegistry::is_loading(std::string_view name) const {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::any_of(entries_, [&](const auto& e) {
+    return (name.empty() || e.first == name) && !e.second.model && e.second.state == "LOADING";
+  });
 }
 
 ModelHandle ModelRegistry::only() const {
@@ -80,6 +89,7 @@ Status ModelRegistry::load(const std::string& name) {
     entry.reason.clear();
   }
   auto loaded = source_->load(name);
+  if (!loaded && loaded.error().code == Errc::exhausted) loaded = load_in_place(name, loaded.error());
   if (loaded) {
     loaded->service.name = name;
     add(*std::move(loaded));
@@ -90,6 +100,50 @@ Status ModelRegistry::load(const std::string& name) {
   entry.state = entry.model ? "READY" : "UNAVAILABLE";  // the old one goes on
   entry.reason = loaded.error().message;
   return std::move(loaded).error();
+}
+
+// Lets go of the model of that name, and of those that share its engine, waits until the last of their requests has
+// ended, and loads in its place.
+Result<LoadedModel> ModelRegistry::load_in_place(const std::string& name, Error does_not_fit) {
+  constexpr std::chrono::milliseconds poll{10}, settle{500};
+  constexpr int tries = 5;  // whoever let go last may still be freeing the memory
+  std::vector<ModelHandle> old;
+  std::weak_ptr<void> engine;
+  {
+    const std::lock_guard lock(mutex_);
+    const ModelHandle& own = entries_[name].model;
+    if (!own || !own->loaded.owner) return does_not_fit;
+    const std::shared_ptr<void> owner = own->loaded.owner;
+    engine = owner;
+    for (auto& [other, entry] : entries_) {
+      if (!entry.model || entry.model->loaded.owner != owner) continue;
+      old.push_back(std::exchange(entry.model, nullptr));
+      entry.state = "LOADING";
+    }
+  }
+  spdlog::warn("{}: there is no room for it beside the one that serves, which finishes its requests first", name);
+  std::vector<std::string> names;
+  for (const ModelHandle& model : old) names.push_back(model->service().name);
+  old.clear();
+  while (!engine.expired()) std::this_thread::sleep_for(poll);
+  auto loaded = source_->load(name);
+  for (int i = 1; i < tries && !loaded && loaded.error().code == Errc::exhausted; ++i) {
+    std::this_thread::sleep_for(settle);
+    loaded = source_->load(name);
+  }
+  for (const std::string& other : names) {
+    if (other == name) continue;
+    auto with_it = loaded ? source_->load(other) : Result<LoadedModel>(loaded.error());
+    if (with_it) {
+      with_it->service.name = other;
+      add(*std::move(with_it));
+      continue;
+    }
+    const std::lock_guard lock(mutex_);
+    entries_[other].state = "UNAVAILABLE";
+    entries_[other].reason = with_it.error().message;
+  }
+  return loaded;
 }
 
 Status ModelRegistry::unload(const std::string& name) {

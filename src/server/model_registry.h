@@ -28,8 +28,10 @@ struct LoadedModel {
 class ModelSource {
  public:
   virtual ~ModelSource() = default;
-  virtual std::vector<std::string> names() = 0;                   // what could be loaded now
-  virtual Result<LoadedModel> load(const std::string& name) = 0;  // takes seconds
+  virtual std::vector<std::string> names() = 0;  // what could be loaded now
+  // Takes seconds. Errc::exhausted: there is no room for it beside those that are loaded.
+  virtual Result<LoadedModel> load(const std::string& name) = 0;
+  virtual bool by_clients() const { return true; }  // clients may load and unload; false: only whoever runs the server
 };
 
 struct ServedModel {
@@ -57,9 +59,11 @@ class ModelRegistry {
   ModelHandle only() const;                 // the one model, when there is exactly one
   std::vector<ModelHandle> all() const;
   std::vector<ModelState> index() const;
-  bool can_load() const { return source_ != nullptr; }
+  bool clients_may_load() const { return source_ != nullptr && source_->by_clients(); }
+  bool is_loading(std::string_view name) const;  // and there is none of that name meanwhile; "": any
 
-  // Load replaces a model of that name without dropping a request: the old one serves until the new one is there.
+  // Load replaces a model of that name without dropping a request: the old one serves until the new one is there. Where
+  // both do not fit, the old one finishes what it has first, and is_loading() until the new one is there.
   // Errors: not_found, or why it does not load. Block; thread-safe.
   Status load(const std::string& name);
   Status unload(const std::string& name);
@@ -72,6 +76,8 @@ class ModelRegistry {
     std::string state, reason;
     std::shared_ptr<KserveStats> stats = std::make_shared<KserveStats>();
   };
+
+  Result<LoadedModel> load_in_place(const std::string& name, Error does_not_fit);
 
   ServerMetrics& metrics_;
   ModelSource* const source_;

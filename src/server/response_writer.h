@@ -1,5 +1,5 @@
 // What a generating request writes: pieces of sequences go in, the text of the stream or the whole answer comes out.
-// One implementation per API; connection.cc knows only this.
+// One implementation per API; connection.cc and grpc_call.cc know only this.
 #pragma once
 
 #include <string>
@@ -8,6 +8,9 @@
 #include "server/http_message.h"
 
 namespace pinion {
+
+// "stop", "length", "error" or "cancelled"; of a sequence that has not ended "cancelled" too: it was cut off.
+std::string_view finish_name(FinishReason reason);
 
 class ResponseWriter {
  public:

@@ -433,18 +433,7 @@ ResponseWriter::Totals ResponsesWriter::totals() const {
 }
 
 std::string_view ResponsesWriter::finish(size_t) const {
-  switch (finish_) {
-    case FinishReason::stop:
-      return "stop";
-    case FinishReason::length:
-      return "length";
-    case FinishReason::error:
-      return "error";
-    case FinishReason::none:
-    case FinishReason::cancelled:
-      break;
-  }
-  return "cancelled";
+  return finish_name(finish_);
 }
 
 }  // namespace pinion

@@ -19,6 +19,7 @@
 #include "base/check.h"
 #include "base/log.h"
 #include "server/connection.h"
+#include "server/grpc_server.h"
 
 namespace pinion {
 namespace {
@@ -57,6 +58,9 @@ struct Server::Impl {
       PINION_TRY(state.tls, TlsContext::load(o.tls_certificate, o.tls_key));
     }
     PINION_OK(listen());
+    if (o.grpc_port) {
+      PINION_TRY(grpc, GrpcServer::start(grpc_context));
+    }
     run();
     return {};
   }
@@ -167,6 +171,7 @@ struct Server::Impl {
         if (const auto connection = entry.lock()) connection->close();
       }
     }
+    if (grpc) grpc->stop();  // while there are threads that write
     slow.finish();
     work.reset();
     for (auto& thread : threads) thread.join();
@@ -180,6 +185,10 @@ struct Server::Impl {
   asio::executor_work_guard<asio::io_context::executor_type> work{context.get_executor()};
   tcp::acceptor acceptor, metrics_acceptor;
   WorkQueue slow;
+  GrpcContext grpc_context{.state = state, .slow = slow, .post = [this](std::function<void()> work) {
+                             asio::post(context, std::move(work));
+                           }};
+  std::unique_ptr<GrpcServer> grpc;  // null: that port is not asked for
   std::vector<std::thread> threads;
   std::mutex mutex;
   std::condition_variable stopped_signal;
@@ -212,6 +221,12 @@ uint16_t Server::port() const {
 }
 uint16_t Server::metrics_port() const {
   return impl_->metrics_port;
+}
+bool Server::has_grpc() {
+  return GrpcServer::exists();
+}
+uint16_t Server::grpc_port() const {
+  return impl_->grpc ? impl_->grpc->port() : 0;
 }
 void Server::load_models() {
   impl_->state.models.load_all();

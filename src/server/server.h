@@ -29,6 +29,7 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   uint16_t port = 8000;                  // 0: any free one
   std::optional<uint16_t> metrics_port;  // one more port, with /metrics alone; 0: any free one
+  std::optional<uint16_t> grpc_port;     // one more port, with the KServe protocol over gRPC; 0: any free one
   int threads = 2;
   bool ready = true;                       // false: generation is refused with 503 until set_ready(true), after warm-up
   std::vector<ApiKey> api_keys;            // empty: no key is asked for; /health and /metrics never ask
@@ -61,7 +62,10 @@ class Server {
 
   uint16_t port() const;
   uint16_t metrics_port() const;  // 0: there is none
-  void load_models();             // blocks for as long as models take to load
+  uint16_t grpc_port() const;     // too
+  static bool has_grpc();         // false: this program was built without it, and grpc_port is refused
+  // Blocks for as long as models take to load. Again: each is replaced without dropping a request, see ModelRegistry.
+  void load_models();
   void set_ready(bool ready);
   // Readiness turns false, new requests get 503, accepted ones are finished, then as stop(). Blocks.
   void drain();

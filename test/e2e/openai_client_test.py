@@ -23,6 +23,37 @@ def hello(words="Hello"):
     return [{"role": "user", "content": words}]
 
 
+class Embeddings(unittest.TestCase):
+    def setUp(self):
+        self.client = client()
+        self.model = self.client.models.list().data[0].id
+
+    def embed(self, text, **options):
+        answer = self.client.embeddings.create(model=self.model, input=text, **options)
+        return [row.embedding for row in answer.data]
+
+    def test_vectors_have_length_one_and_tell_texts_apart(self):
+        texts = ["The capital of France is Paris.", "What is 2 + 2?"]
+        for pooling in ("last", "mean"):
+            together = self.embed(texts, extra_body={"pooling": pooling})
+            for text, vector in zip(texts, together):
+                self.assertAlmostEqual(sum(v * v for v in vector), 1, places=4)
+                alone = self.embed(text, extra_body={"pooling": pooling})[0]
+                self.assertLess(max(abs(a - b) for a, b in zip(vector, alone)), 1e-4)
+            self.assertLess(sum(a * b for a, b in zip(*together)), 0.999)
+
+    def test_encodings_say_the_same(self):
+        # the client asks for base64 by itself and decodes it
+        for a, b in zip(self.embed("one")[0], self.embed("one", encoding_format="float")[0]):
+            self.assertAlmostEqual(a, b, places=6)
+
+    def test_usage_and_what_is_refused(self):
+        answer = self.client.embeddings.create(model=self.model, input=[[5, 6, 7], [8]])
+        self.assertEqual((answer.usage.prompt_tokens, answer.usage.total_tokens), (4, 4))
+        with self.assertRaisesRegex(openai.BadRequestError, "dimensions"):
+            self.embed("one", dimensions=8)
+
+
 class Chat(unittest.TestCase):
     def setUp(self):
         self.client = client()

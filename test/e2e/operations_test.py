@@ -72,7 +72,8 @@ class Repository(unittest.TestCase):
             parameters {{ key: "kv_cache_free_gpu_mem_fraction" value {{ string_value: "0.1" }} }}
             parameters {{ key: "enable_chunked_context" value {{ string_value: "true" }} }}
             parameters {{ key: "exclude_input_in_output" value {{ string_value: "true" }} }}""")
-        cls.server = pinion_server.Server(PINION, None, "--model_repository", cls.repository, "--metrics_port", 0)
+        cls.server = pinion_server.Server(PINION, None, "--model_repository", cls.repository, "--metrics_port", 0,
+                                          "--grpc_port", 0)
         cls.server.__enter__()
         cls.client = tritonclient.http.InferenceServerClient(f"127.0.0.1:{cls.server.port}", network_timeout=300)
 
@@ -263,8 +264,7 @@ class ForeignCommands(unittest.TestCase):
                 self.assertEqual(status, 200, text)
                 for path in ("/health", "/version", "/metrics", "/prometheus/metrics", "/v2/health/ready", "/"):
                     self.assertEqual(server.request("GET", path)[0], 200, path)
-        for flags, named in ((["--tp_size", "2"], "--tp_size"), (["--grpc-port", "8001"], "--grpc_port"),
-                             (["--rate_limit", "5"], "--rate_limit"), (["--ssl-keyfile", "k.pem"], "--tls_certificate")):
+        for flags, named in ((["--tp_size", "2"], "--tp_size"), (["--rate_limit", "5"], "--rate_limit"), (["--ssl-keyfile", "k.pem"], "--tls_certificate")):
             made = subprocess.run([PINION, "serve", MODEL, *flags], capture_output=True, text=True, timeout=120)
             self.assertEqual(made.returncode, 2, made.stderr)
             self.assertIn(named, made.stderr)

@@ -37,7 +37,7 @@ class Server:
         self.command = [pinion, "serve", *([str(model)] if model else []), "--host", "127.0.0.1", "--port", "0", *map(str, flags)]
         self.wait = wait
         self.log = ""
-        self.port = self.metrics_port = None
+        self.port = self.metrics_port = self.grpc_port = None
         self._serving = threading.Event()
 
     def __enter__(self):
@@ -64,7 +64,12 @@ class Server:
             metrics = re.search(r"metrics on http://127\.0\.0\.1:(\d+)/", line)
             if metrics:
                 self.metrics_port = int(metrics[1])
-            if self.port is not None and (self.metrics_port or "--metrics_port" not in self.command):
+            grpc = re.search(r"gRPC on 127\.0\.0\.1:(\d+)", line)
+            if grpc:
+                self.grpc_port = int(grpc[1])
+            said = [self.port is not None, self.metrics_port or "--metrics_port" not in self.command,
+                    self.grpc_port or "--grpc_port" not in self.command]
+            if all(said):
                 self._serving.set()
         self._serving.set()
 
