@@ -17,8 +17,13 @@ std::string_view name(Layout layout) {
 std::string str(const WeightSpec& spec) {
   if (spec.layout != Layout::packed) return std::string(name(spec.dtype));
   const Packing& p = spec.packing;
-  return std::string(name(p.kind)) + (p.group ? " group " + std::to_string(p.group) : "") + (p.zeros ? " zeros" : "") +
-         (p.int8_inputs ? " int8 inputs" : "");
+  std::string text(name(p.kind));
+  if (p.group) text += " group " + std::to_string(p.group);
+  if (p.zeros) text += " zeros";
+  if (p.offsets) text += " offsets";
+  if (p.ordered) text += " ordered";
+  if (p.inputs != InputRounding::none) text += " inputs " + std::string(name(p.inputs));
+  return text;
 }
 
 void Stream::copy_to_device(void* to, const void* host, size_t bytes) {

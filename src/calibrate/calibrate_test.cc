@@ -156,6 +156,7 @@ TEST(InputCollector, SamplesEveryRowWithTheSameChanceAndKeepsTheRange) {
   EXPECT_EQ(inputs.find("model.down_proj.weight"), nullptr);
   EXPECT_EQ(s->seen, 1000);
   EXPECT_EQ(s->absmax, 999);
+  EXPECT_EQ(s->column_absmax, std::vector<float>(m.width, 999));
   ASSERT_EQ(s->inputs().rows, 50);
   double mean = 0;
   std::set<float> distinct;
@@ -199,11 +200,33 @@ TEST(InputCollector, GoesOnWhereItWasInterrupted) {
   EXPECT_EQ(a->sample, b->sample);
   EXPECT_EQ(a->seen, b->seen);
   EXPECT_EQ(a->absmax, b->absmax);
+  EXPECT_EQ(a->column_absmax, b->column_absmax);
 
   InputCollector other(m.graph, 50);
   EXPECT_NE(other.load(dir / "state", "another").error().message.find("another model"), std::string::npos);
   spit(dir / "state", "no state");
   EXPECT_FALSE(other.load(dir / "state", "key").ok());
+}
+
+// One outlier in 64,000 numbers: the largest magnitude is its own, 99.99 % of them and the least error leave it out.
+TEST(InputRange, CanLeaveOutliersOut) {
+  std::mt19937 random(9);
+  std::normal_distribution<float> normal;
+  InputStatistics s{.cols = 64, .seen = 1000, .column_absmax = std::vector<float>(64), .sample = {}};
+  for (int i = 0; i < 64000; ++i) s.sample.push_back(normal(random));
+  s.sample[777] = 100;
+  s.absmax = 100;
+  const auto range = [&](std::string_view method, InputQuant kind) {
+    return input_range(s, *range_method(method), kind);
+  };
+  for (const InputQuant kind : {InputQuant::int8_static, InputQuant::e4m3_static}) {
+    EXPECT_EQ(range("max", kind), 100);
+    EXPECT_NEAR(range("percentile", kind), 3.9f, 0.4f);  // the normal distribution's
+  }
+  EXPECT_LT(range("mse", InputQuant::int8_static), 90);
+  EXPECT_FALSE(range_method("entropy").ok());
+  InputStatistics zeros{.cols = 4, .seen = 1, .column_absmax = std::vector<float>(4), .sample = std::vector<float>(4)};
+  EXPECT_EQ(input_range(zeros, RangeMethod::percentile, InputQuant::int8_static), 0);
 }
 
 // Folding changes no function: what the norm's weight and the columns (or up's rows and down's columns) lose and gain
@@ -238,6 +261,10 @@ TEST(FoldScales, LeavesTheFunctionAsItWas) {
       before.weights[tensor] = fill(linear->out * linear->in);
       InputStatistics s{.cols = linear->in, .seen = 32, .sample = fill(32 * linear->in)};
       for (int64_t t = 0; t < 32; ++t) s.sample[t * s.cols + 5] *= 30;  // an outlier column, so that scales differ
+      s.column_absmax.assign(s.cols, 0);
+      for (size_t i = 0; i < s.sample.size(); ++i) {
+        s.column_absmax[i % s.cols] = std::max(s.column_absmax[i % s.cols], std::fabs(s.sample[i]));
+      }
       before.inputs[tensor] = s;
     }
     before.inputs["model.up_proj.weight"] = before.inputs["model.gate_proj.weight"];
@@ -261,6 +288,10 @@ TEST(FoldScales, LeavesTheFunctionAsItWas) {
       }
     }
     EXPECT_GT(most, 1.5f);  // something was folded at all
+    const InputStatistics& s = scaled.inputs["model.gate_proj.weight"];
+    float absmax = 0;
+    for (const float v : s.sample) absmax = std::max(absmax, std::fabs(v));
+    EXPECT_NEAR(s.absmax, absmax, 1e-5f * absmax);
     const float x = before.inputs["model.gate_proj.weight"].sample[5];
     EXPECT_NEAR(scaled.inputs["model.gate_proj.weight"].sample[5], x * folded[5] / norm[5], 1e-4f * std::fabs(x));
   }

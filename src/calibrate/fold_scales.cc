@@ -12,12 +12,6 @@
 namespace pinion {
 namespace {
 
-std::vector<float> absmax_of(const FloatMatrix& x) {
-  std::vector<float> out(x.cols);
-  for (size_t i = 0; i < x.data.size(); ++i) out[i % x.cols] = std::max(out[i % x.cols], std::fabs(x.data[i]));
-  return out;
-}
-
 // The linears' columns times `scale`, and what is known about their inputs divided by it.
 void scale_columns(const std::vector<const LinearTensor*>& group, std::span<const float> scale, ScaledWeights& scaled) {
   for (const LinearTensor* l : group) {
@@ -25,8 +19,8 @@ void scale_columns(const std::vector<const LinearTensor*>& group, std::span<cons
     for (size_t i = 0; i < w.size(); ++i) w[i] *= scale[i % l->cols];
     InputStatistics& x = scaled.inputs[l->tensor];
     for (size_t i = 0; i < x.sample.size(); ++i) x.sample[i] /= scale[i % l->cols];
-    x.absmax = 0;  // of the sample: the other rows are gone
-    for (const float v : x.sample) x.absmax = std::max(x.absmax, std::fabs(v));
+    for (int64_t k = 0; k < l->cols; ++k) x.column_absmax[k] /= scale[k];
+    x.absmax = *std::ranges::max_element(x.column_absmax);
   }
 }
 
@@ -79,7 +73,7 @@ Status fold_scales(const Checkpoint& checkpoint, const Graph& graph, const std::
       PINION_TRY(const int32_t size, check_int4_group(cols, options.group));
       scale = awq_search_scales(weights, inputs, size, options.zero_points).scale;
     } else {
-      scale = smooth_scales(absmax_of(inputs), weights);
+      scale = smooth_scales(scaled.inputs[group[0]->tensor].column_absmax, weights, options.smooth_alpha);
     }
     if (norm != nullptr) {
       const std::string name = checkpoint_name(checkpoint, made.weights[0].parts[0].name);

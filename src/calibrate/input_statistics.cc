@@ -19,7 +19,9 @@ InputCollector::InputCollector(const Graph& graph, int64_t sample_rows) : graph_
     if (std::holds_alternative<Attention>(n.op) && n.in.size() == 3) cached_[n.in[1].id] = cached_[n.in[2].id] = 0;
     if (!std::holds_alternative<Linear>(n.op)) continue;
     for (const WeightPart& part : n.weights[0].parts) inputs_[part.name] = n.in[0].id;
-    values_[n.in[0].id].cols = std::get<Linear>(n.op).in;
+    InputStatistics& s = values_[n.in[0].id];
+    s.cols = std::get<Linear>(n.op).in;
+    s.column_absmax.assign(s.cols, 0);
   }
 }
 
@@ -42,10 +44,11 @@ void InputCollector::see(size_t node, std::span<const TensorView> outputs) {
       if (keep && std::ssize(s.sample) < (place + 1) * s.cols) s.sample.resize((place + 1) * s.cols);
       for (int64_t k = 0; k < s.cols; ++k) {
         const float v = load_f32(t.data, t.dtype, row * s.cols + k);
-        s.absmax = std::max(s.absmax, std::fabs(v));
+        s.column_absmax[k] = std::max(s.column_absmax[k], std::fabs(v));
         if (keep) s.sample[place * s.cols + k] = v;
       }
     }
+    s.absmax = *std::ranges::max_element(s.column_absmax);
   }
 }
 
@@ -70,10 +73,13 @@ std::map<std::string, float> InputCollector::kv_scales() const {
 
 namespace {
 
-constexpr std::string_view kFormat = "pinion calibration 1";
+constexpr std::string_view kFormat = "pinion calibration 2";
 
 std::string sample_name(int32_t value) {
   return fmt::format("value.{}", value);
+}
+std::string columns_name(int32_t value) {
+  return fmt::format("columns.{}", value);
 }
 
 }  // namespace
@@ -85,6 +91,7 @@ Status InputCollector::save(const std::filesystem::path& file, const std::string
   std::vector<TensorToWrite> tensors;
   for (const auto& [value, s] : values_) {
     state["values"][std::to_string(value)] = {{"seen", s.seen}, {"absmax", s.absmax}};
+    tensors.push_back({columns_name(value), DType::f32, {s.cols}, std::as_bytes(std::span(s.column_absmax))});
     if (s.sample.empty()) continue;
     tensors.push_back(
         {sample_name(value), DType::f32, {std::ssize(s.sample) / s.cols, s.cols}, std::as_bytes(std::span(s.sample))});
@@ -111,6 +118,12 @@ Result<int64_t> InputCollector::load(const std::filesystem::path& file, const st
     for (auto& [value, s] : values) {
       const Json& of = state.at("values").at(std::to_string(value));
       s.seen = of.at("seen"), s.absmax = of.at("absmax");
+      const auto columns = saved.tensors().find(columns_name(value));
+      if (columns == saved.tensors().end() || columns->second.dtype != DType::f32 ||
+          columns->second.shape != std::vector<int64_t>{s.cols}) {
+        return foreign("the columns' ranges have another shape");
+      }
+      std::memcpy(s.column_absmax.data(), saved.data(columns->second).data(), s.cols * sizeof(float));
       const auto t = saved.tensors().find(sample_name(value));
       if (t == saved.tensors().end()) continue;
       if (t->second.dtype != DType::f32 || t->second.shape.size() != 2 || t->second.shape[1] != s.cols ||

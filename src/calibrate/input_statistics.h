@@ -1,4 +1,4 @@
-// What the inputs of each linear are over a calibration set: a sample of rows, the largest magnitude, and how many
+// What the inputs of each linear are over a calibration set: a sample of rows, the largest magnitudes, and how many
 // there were. Memory is bounded by the sample, whatever the set's size.
 #pragma once
 
@@ -17,9 +17,10 @@
 namespace pinion {
 
 struct InputStatistics {
-  int64_t cols = 0, seen = 0;  // rows that went by
-  float absmax = 0;
-  std::vector<float> sample;  // [up to sample_rows, cols]: every row had the same chance
+  int64_t cols = 0, seen = 0;        // rows that went by
+  float absmax = 0;                  // over all rows, as the columns' own
+  std::vector<float> column_absmax;  // [cols]
+  std::vector<float> sample;         // [up to sample_rows, cols]: every row had the same chance
   FloatMatrix inputs() const { return {sample, std::ssize(sample) / std::max<int64_t>(1, cols), cols}; }
 };
 

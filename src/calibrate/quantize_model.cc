@@ -118,7 +118,12 @@ Result<QuantizedMatrix> encode(const LinearTensor& linear, std::vector<float>& w
     return locate_error(m.error(), linear.module);
   }
   Calibration calibration;
-  if (inputs != nullptr) calibration = {.inputs = inputs->inputs(), .absmax = inputs->absmax};
+  const InputQuant input = options.encode.input;
+  if (inputs != nullptr) {
+    const bool fixed = input == InputQuant::e4m3_static || input == InputQuant::int8_static;
+    calibration = {.inputs = inputs->inputs(),
+                   .absmax = fixed ? input_range(*inputs, options.input_range, input) : inputs->absmax};
+  }
   const Calibration* known = inputs != nullptr ? &calibration : nullptr;
   const FloatMatrix matrix{weight, linear.rows, linear.cols};
   const auto named = [&](Result<QuantizedMatrix> m) -> Result<QuantizedMatrix> {

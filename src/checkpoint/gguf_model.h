@@ -1,5 +1,5 @@
 // A GGUF file's model in Hugging Face's terms: config.json's keys from the metadata, the tensors' names, and the
-// tokenizer's files. Families that are the Llama block: llama (Mistral too), qwen2, qwen3.
+// tokenizer's files. Families: llama (Mistral too), qwen2, qwen3, phi3, starcoder2.
 #pragma once
 
 #include <map>

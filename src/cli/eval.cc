@@ -19,7 +19,7 @@ namespace {
 
 struct Args {
   ModelArgs model;
-  std::string dataset, against, against_dtype = "auto";
+  std::string dataset, against, against_dtype = "auto", against_kv_cache_dtype = "auto";
   int64_t limit = 0;
   bool json = false;
 };
@@ -32,9 +32,12 @@ Status run(Args a, bool compare) {
                                             {.max_lines = a.limit}));
   OpenModel reference;
   if (compare) {
-    ModelArgs other = a.model;
+    ModelArgs other = a.model;  // but for what makes the model less exact than its reference
     other.model = a.against;
     other.build.dtype = a.against_dtype;
+    other.build.kv_cache_dtype = a.against_kv_cache_dtype;
+    other.build.qformat.clear();
+    other.build.expand_weights = false;
     PINION_TRY(reference, open_model(other, defaults));
   }
   const bool terminal = isatty(STDERR_FILENO) != 0;
@@ -118,6 +121,8 @@ Verb add_eval(CLI::App& app) {
   add_shared(*agreement, *a);
   agreement->add_option("--against", a->against, "the reference: a model as MODEL")->required();
   agreement->add_option("--against_dtype", a->against_dtype, "the reference's dtype")->capture_default_str();
+  agreement->add_option("--against_kv_cache_dtype", a->against_kv_cache_dtype, "that of its KV cache")
+      ->capture_default_str();
   agreement->add_flag("--json", a->json,
                       "print one JSON object: texts, tokens, perplexity, kl, top1, reference_perplexity");
   CLI::App* choices = app.add_subcommand("choices", "multiple choice: the most likely of the answers' letters");

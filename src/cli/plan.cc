@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <map>
 #include <memory>
 #include <set>
 
@@ -51,6 +52,8 @@ struct Need {
   int devices = 1;
   DType dtype = DType::bf16, kv_dtype = DType::bf16;
   bool exact = false;
+  std::map<std::string, double> kinds;  // weights' bytes by how they are held, where an engine says it
+  std::string quantized;                // how a quantised checkpoint's weights are counted
   double total() const { return weights + kv + arena + workspace + overhead; }
 };
 
@@ -90,6 +93,11 @@ Result<Need> need_of_graph(const Checkpoint& checkpoint, const Args& a, int tp) 
   n.dtype = options.dtype.value_or(model.config.dtype);
   n.kv_dtype = options.kv_dtype.value_or(n.dtype);
   PINION_TRY(const std::vector<RankPlan> plans, plan_ranks(model, tp, 1));
+  PINION_TRY(const QuantizedCheckpoint quantized, QuantizedCheckpoint::open(checkpoint));
+  if (quantized.is_quantized()) {
+    n.quantized = fmt::format("quantised by {}: counted as {}, which every device's kernels read", quantized.source(),
+                              name(n.dtype));
+  }
   std::vector<std::string> lookups;  // embeddings that no other op reads
   for (const Node& node : model.graph.nodes()) {
     if (!std::holds_alternative<Embed>(node.op)) continue;
@@ -113,7 +121,7 @@ Result<Need> need_of_graph(const Checkpoint& checkpoint, const Args& a, int tp) 
   if (!options.qformat.empty()) {
     PINION_TRY(format, build_format(options.qformat, checkpoint.is_dummy()));
     for (const Node& node : model.graph.nodes()) {
-      if (!std::holds_alternative<Linear>(node.op) || !is_quantizable(model.graph, node)) continue;
+      if (!is_quantizable(model.graph, node)) continue;
       for (const WeightPart& p : node.weights[0].parts) linears.insert(p.name);
     }
   }
@@ -177,6 +185,9 @@ Result<Need> need_on_gpu(const Args& a, const Gpu& gpu) {
                 fmt::format("{} has {} device{}", gpu.name, gpu.count, gpu.count > 1 ? "s" : ""), "--tp_size",
                 "choose no more ranks than devices");
   PINION_TRY(Need n, need_of_graph(checkpoint, a, tp));
+  if (const std::string& qformat = a.model.build.qformat; !qformat.empty()) {
+    n.quantized = fmt::format("counted in {}: a build refuses it where the GPU's kernels do not read it", qformat);
+  }
   n.overhead = kGpuOverhead;
   n.memory = gpu.gib * kGpuUsable * (1 << 30);
   n.gbps = gpu.gbps;
@@ -221,6 +232,7 @@ Result<Need> need_on_cpu(const Args& a) {
     n.kv_per_sequence = static_cast<double>(blocks_needed(groups, m.block_size, 1, o.max_seq_len)) * page_bytes(groups);
     n.kv_read = kv_read_bytes(engine->graph().kv_layers, m.kv_dtype, o.max_seq_len, 1);
     n.kv_room = a.model.limits.kv_cache_tokens ? n.kv : kv_fraction * std::max(0.0, free - n.weights);
+    for (const PackedWeight& w : engine->weights()) n.kinds[str(w.spec)] += static_cast<double>(w.spec.bytes());
     enum class Read : uint8_t { no, always, chosen };
     std::vector<Read> read(engine->weights().size(), Read::no);
     for (size_t i = 0; i < engine->graph().nodes().size(); ++i) {
@@ -266,12 +278,16 @@ Status run(const Args& a) {
   };
   const double batch = static_cast<double>(std::min(largest, n.max_batch_size));
   if (a.json) {
+    Json kinds = Json::object();
+    for (const auto& [kind, bytes] : n.kinds) kinds[kind] = std::llround(bytes);
     fmt::print("{}\n", Json{{"model", a.model.model},
                             {"device", a.gpu},
                             {"devices", n.devices},
                             {"dtype", name(n.dtype)},
                             {"kv_cache_dtype", name(n.kv_dtype)},
                             {"exact", n.exact},
+                            {"weights", kinds},
+                            {"quantized", n.quantized},
                             {"fits", fits},
                             {"max_batch_size", n.max_batch_size},
                             {"max_num_tokens", n.max_num_tokens},
@@ -297,6 +313,8 @@ Status run(const Args& a) {
              n.devices > 1 ? fmt::format(", {} ranks, each", n.devices) : "", name(n.dtype), name(n.kv_dtype));
   fmt::print("  weights    {:10.1f} MiB\n  KV cache   {:10.1f} MiB   {:.1f} MiB for a sequence of {} tokens\n",
              mib(n.weights), mib(n.kv), mib(n.kv_per_sequence), n.max_seq_len);
+  for (const auto& [kind, bytes] : n.kinds) fmt::print("    of the weights {:10.1f} MiB {}\n", mib(bytes), kind);
+  if (!n.quantized.empty()) fmt::print("    {}\n", n.quantized);
   fmt::print("  arena      {:10.1f} MiB   for steps of {} tokens\n  workspace  {:10.1f} MiB{}\n", mib(n.arena),
              n.max_num_tokens, mib(n.workspace), n.exact ? "" : "   (known once it is built)");
   fmt::print("  process    {:10.1f} MiB\n  total      {:10.1f} MiB   of {:.1f} MiB: {}\n", mib(n.overhead),
@@ -317,9 +335,11 @@ Verb add_plan(CLI::App& app) {
   app.add_option("--gpu", a->gpu, "cpu (this machine), rtx4090, rtx5090, 2x4090, a100, h100, 8xh100, h200 or b200")
       ->capture_default_str();
   app.add_option("--tp_size", a->tp_size, "tensor-parallel ranks; by default all devices")->check(CLI::Range(1, 1024));
-  app.add_flag("--json", a->json,
-               "print one JSON object: fits, bytes {weights, kv, arena, workspace, overhead, total, memory}, "
-               "largest_batch, floor_ms_per_token …");
+  app.add_flag(
+      "--json", a->json,
+      "print one JSON object: fits, bytes {weights, kv, arena, workspace, overhead, total, memory}, weights by "
+      "kind, quantized, "
+      "largest_batch, floor_ms_per_token …");
   return [a] { return run(*a); };
 }
 

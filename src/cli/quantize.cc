@@ -101,14 +101,40 @@ Result<EncodeOptions> encode_options(const QuantizeArgs& a, const QuantFormat& f
   EncodeOptions o = format.defaults;
   if (a.group_size >= 0) o.group = a.group_size;
   if (a.symmetric) o.zero_points = false;
+  o.smooth_alpha = static_cast<float>(a.smooth_alpha);
+  const auto unknown = [](const char* what, const std::string& value, const char* flag, const char* remedy) {
+    return fail(Errc::invalid_argument, fmt::format("\"{}\" is no {}", value, what), flag, remedy);
+  };
+  if (a.weight_scales != "channel" && format.name != "fp8") {
+    return fail(Errc::invalid_argument, fmt::format("{} has scales of its own", format.name), "--weight_scales",
+                "leave it out");
+  }
+  if (a.weight_scales == "tensor") {
+    o.block_rows = o.block_cols = 0;
+  } else if (a.weight_scales == "block") {
+    o.block_rows = o.block_cols = 128;
+    o.input = InputQuant::e4m3_token_group128;
+  } else if (a.weight_scales != "channel") {
+    return unknown("unit of scales", a.weight_scales, "--weight_scales", "choose tensor, channel or block");
+  }
+  if (a.input_dtype != "auto") {
+    if (format.name != "w4a8_awq") {
+      return fail(Errc::invalid_argument, fmt::format("{} leaves no choice of the inputs' type", format.name),
+                  "--input_dtype", "leave it out");
+    }
+    if (a.input_dtype != "fp8" && a.input_dtype != "int8") {
+      return unknown("type of inputs", a.input_dtype, "--input_dtype", "choose fp8 or int8");
+    }
+    o.input = a.input_dtype == "fp8" ? InputQuant::e4m3_token : InputQuant::int8_token;
+  }
   if (a.static_inputs) {
     if (o.input == InputQuant::e4m3_token) {
       o.input = InputQuant::e4m3_static;
     } else if (o.input == InputQuant::int8_token) {
       o.input = InputQuant::int8_static;
     } else {
-      return fail(Errc::invalid_argument, fmt::format("{} does not round inputs", format.name), "--static_inputs",
-                  "leave it out");
+      return fail(Errc::invalid_argument, fmt::format("{} does not round inputs by one scale for all", format.name),
+                  "--static_inputs", "leave it out");
     }
   }
   return o;
@@ -223,6 +249,7 @@ Status quantize(const QuantizeArgs& a) {
   QuantizeModelOptions options{.format = format, .exclude_modules = a.exclude_modules};
   options.head = a.lm_head, options.embedding = a.embedding;
   PINION_TRY(options.encode, encode_options(a, *format));
+  PINION_TRY(options.input_range, range_method(a.input_range));
   const bool calibrate = format->needs_inputs || a.static_inputs || a.kv_cache_dtype == "fp8";
   PINION_OK(check_args(a, calibrate));
   PINION_OK(check_output_directory(a.output_dir));
@@ -300,7 +327,20 @@ Verb add_quantize(CLI::App& app) {
                  "int4: columns that share a scale: 32, 64, 128, 0: the whole row")
       ->check(CLI::Range(0, 1 << 20));
   app.add_flag("--symmetric", a->symmetric, "int4: no zero points");
-  app.add_flag("--static_inputs", a->static_inputs, "fp8, int8_sq: one calibrated scale for a linear's inputs");
+  app.add_flag("--static_inputs", a->static_inputs,
+               "fp8, int8_sq, w4a8_awq: one calibrated scale for a linear's inputs");
+  app.add_option("--input_range", a->input_range,
+                 "what that scale covers: max; percentile, 99.99 % of the inputs; mse, the least squared error")
+      ->capture_default_str();
+  app.add_option("--input_dtype", a->input_dtype, "w4a8_awq: the inputs' type, fp8 or int8; auto: fp8")
+      ->capture_default_str();
+  app.add_option("--weight_scales", a->weight_scales,
+                 "fp8: a scale per tensor, channel, or block of 128x128 (its inputs: per token and 128 columns)")
+      ->capture_default_str();
+  app.add_option("--smooth_alpha", a->smooth_alpha,
+                 "int8_sq: how much of the inputs' range goes into the weights; 0: no smoothing")
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   app.add_option("--exclude_modules", a->exclude_modules, "modules to leave in floats: names, * and ? are wildcards");
   app.add_flag("--quantize_lm_head", a->lm_head, "the head in int8 too");
   app.add_flag("--quantize_embedding", a->embedding, "the embedding in int8 too");

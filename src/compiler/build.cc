@@ -81,6 +81,13 @@ std::string why_not_read(const EngineContents& c, std::span<const size_t> nodes,
   return {};
 }
 
+using Reasons = std::map<std::string, int>;  // how many weights, by why they are expanded
+void log_expanded(const Reasons& expanded, DType dtype) {
+  for (const auto& [why, n] : expanded) {
+    spdlog::info("{} of the quantised weights {} expanded to {}: {}", n, n == 1 ? "is" : "are", name(dtype), why);
+  }
+}
+
 void count_weight(const WeightSpec& spec, BuildReport& report) {
   auto& kind = report.weights[str(spec)];
   ++kind.count;
@@ -146,7 +153,7 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
 
   PINION_TRY(EngineWriter writer, EngineWriter::create(out));
   WeightPacker plain(quantized, nullptr), encoder(quantized, format);
-  std::map<std::string, int> expanded;  // by reason
+  Reasons expanded;
   std::vector<std::byte> bytes;
   for (size_t i = 0; i < c.weights.size(); ++i) {
     WeightSpec& spec = c.weights[i].spec;
@@ -170,8 +177,7 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
     PINION_OK(writer.add_weight(c.weights[i], bytes));
     count_weight(spec, report);
   }
-  for (const auto& [why, n] : expanded)
-    spdlog::info("{} of the quantised weights are expanded to {}: {}", n, name(m.dtype), why);
+  log_expanded(expanded, m.dtype);
   timer.lap("pack weights");
   if (packs) PINION_OK(select());
   if (const GgufModel* gguf = checkpoint.gguf_model()) {
@@ -196,13 +202,17 @@ Result<BuildReport> retarget(const Engine& engine, const Backend& backend, Devic
   c.manifest.deterministic = options.deterministic;
   type_values(c.graph, backend.value_dtype(c.manifest.dtype));
   c.arena = plan_memory(c.graph);
+  Reasons expanded;
   for (size_t i = 0; i < c.weights.size(); ++i) {
     WeightSpec& spec = c.weights[i].spec;
     const auto id = static_cast<int32_t>(i);
     if (spec.layout != Layout::packed) continue;
     const auto why = why_not_read(c, nodes_with(c, id), id, spec, backend, device.info(), c.manifest.kv_dtype);
-    if (!why.empty()) spec = {spec.dtype, Layout::row_major, spec.rows, spec.cols, {}};
+    if (why.empty()) continue;
+    ++expanded[why];
+    spec = {spec.dtype, Layout::row_major, spec.rows, spec.cols, {}};
   }
+  log_expanded(expanded, c.manifest.dtype);
   PINION_TRY(c.programs,
              select_kernels(c.graph, c.weights, c.node_weights, backend, device, options, c.manifest.kv_dtype, report));
   timer.lap("select kernels");

@@ -16,12 +16,44 @@ namespace {
 
 constexpr int64_t kRows = 256;  // encoded as one matrix: a scale for a whole tensor is one for these rows
 
+// fp4 inputs belong to hardware that multiplies fp4: elsewhere such a format is one of weights alone.
+InputRounding input_rounding(InputQuant input) {
+  switch (input) {
+    case InputQuant::int8_static:
+      return InputRounding::int8_static;
+    case InputQuant::int8_token:
+      return InputRounding::int8_token;
+    case InputQuant::e4m3_static:
+      return InputRounding::fp8_static;
+    case InputQuant::e4m3_token:
+      return InputRounding::fp8_token;
+    case InputQuant::e4m3_token_group128:
+      return InputRounding::fp8_group128;
+    case InputQuant::none:
+    case InputQuant::e2m1_group16:
+      break;
+  }
+  return InputRounding::none;
+}
+
 Packing packing_of(const RowLayout& layout, const QuantizedMatrix& m) {
-  Packing p{layout.kind, layout.group, layout.zeros, false};
-  // Inputs meant to be rounded with a static scale are rounded with each row's own, which is only more exact.
-  const bool int8 = m.scheme.input == InputQuant::int8_token || m.scheme.input == InputQuant::int8_static;
-  if (int8 && p.kind == PackedKind::int8 && p.group == 0 && !p.zeros) p.int8_inputs = true;
+  Packing p{.kind = layout.kind,
+            .group = layout.group,
+            .zeros = layout.zeros,
+            .offsets = layout.offsets,
+            .ordered = layout.ordered};
+  p.inputs = input_rounding(m.scheme.input);
+  if (is_static(p.inputs)) p.input_scale = m.input_scale;
   return p;
+}
+
+// Parts that read one input are one linear: where only its static scale differs, the largest covers all of them.
+bool join(Packing& all, Packing part) {
+  const float most = std::max(all.input_scale, part.input_scale);
+  part.input_scale = all.input_scale;
+  if (!(part == all)) return false;
+  all.input_scale = most;
+  return true;
 }
 
 // How a build encodes: of a format that would be calibrated (dummy weights have no inputs), the same codes and scales,
@@ -129,10 +161,12 @@ Result<bool> WeightPacker::pack(const WeightUse& use, WeightSpec& spec, const Wh
       const PackedPlan plan = plan_packed(*part.matrix);
       if (!plan.why_not.empty()) {
         why_ = plan.why_not;
-      } else if (const Packing own = packing_of(plan.layout, *part.matrix); packing && !(own == *packing)) {
+      } else if (const Packing own = packing_of(plan.layout, *part.matrix); packing && !join(*packing, own)) {
         why_ = "its parts are quantised in different ways";
+      } else if (!placed.empty() && placed[0].part.matrix->column_group != part.matrix->column_group) {
+        why_ = "its parts have their columns in different orders (act-order)";
       } else {
-        packing = own;
+        if (!packing) packing = own;
         const int64_t rows = format_ != nullptr ? part.matrix->rows : use.parts[p].rows;
         placed.push_back({std::move(part), rows, done * step + (second ? 1 : 0), step});
         done += rows;
@@ -153,6 +187,7 @@ Result<bool> WeightPacker::pack(const WeightUse& use, WeightSpec& spec, const Wh
   const RowLayout layout = wanted.row_layout();
   out.assign(static_cast<size_t>(layout.bytes()), std::byte{0});
   ThreadPool pool(available_cpus());
+  pack_order(*placed[0].part.matrix, layout, out);
   for (const Placed& p : placed) {
     pool.run((p.rows + kRows - 1) / kRows, [&](int64_t chunk) {
       for (int64_t r = chunk * kRows; r < std::min(p.rows, (chunk + 1) * kRows); ++r) {
@@ -197,6 +232,13 @@ void fill_packed(const RowLayout& layout, std::span<std::byte> out) {
     if (layout.scale_bytes() == 4) std::memcpy(at, &kScale, 4);
   }
   for (int64_t i = 0; layout.zeros && i < scales; ++i) out[layout.zeros_offset() + i] = std::byte{0};
+  for (int64_t i = 0; layout.offsets && i < scales; ++i) {
+    std::memcpy(out.data() + layout.offsets_offset() + i * 4, &kScale, 4);
+  }
+  for (int64_t i = 0; layout.ordered && i < layout.cols; ++i) {
+    const auto place = static_cast<int32_t>(i);
+    std::memcpy(out.data() + layout.order_offset() + i * 4, &place, 4);
+  }
   for (int64_t i = 0; layout.kind == PackedKind::nvfp4 && i < layout.rows; ++i) {
     std::memcpy(out.data() + layout.factors_offset() + i * 4, &kScale, 4);
   }

@@ -21,8 +21,15 @@ DType dtype(const Json& json) {
 Packing packing_from_json(const Json& j, const std::string& weight) {
   const auto kind = std::ranges::find(kPackedKindNames, j.at("kind").get<std::string>());
   if (kind == kPackedKindNames.begin() || kind == kPackedKindNames.end()) bad("unknown packing of " + weight);
-  const Packing p{static_cast<PackedKind>(kind - kPackedKindNames.begin()), j.at("group"), j.at("zeros"),
-                  j.at("int8_inputs")};
+  const auto inputs = std::ranges::find(kInputRoundingNames, j.at("inputs").get<std::string>());
+  if (inputs == kInputRoundingNames.end()) bad("the inputs of " + weight + " are rounded in an unknown way");
+  const Packing p{.kind = static_cast<PackedKind>(kind - kPackedKindNames.begin()),
+                  .group = j.at("group"),
+                  .zeros = j.at("zeros"),
+                  .offsets = j.at("offsets"),
+                  .ordered = j.at("ordered"),
+                  .inputs = static_cast<InputRounding>(inputs - kInputRoundingNames.begin()),
+                  .input_scale = j.at("input_scale")};
   if (!is_sound(p)) bad("the packing of " + weight + " has no layout");
   return p;
 }
@@ -130,8 +137,9 @@ Json weights_to_json(const EngineContents& c) {
                        {"offset", w.offset},
                        {"hash", w.hash.hex()}});
     if (w.spec.layout != Layout::packed) continue;
-    weights.back()["packing"] = {
-        {"kind", name(p.kind)}, {"group", p.group}, {"zeros", p.zeros}, {"int8_inputs", p.int8_inputs}};
+    weights.back()["packing"] = {{"kind", name(p.kind)},        {"group", p.group},     {"zeros", p.zeros},
+                                 {"offsets", p.offsets},        {"ordered", p.ordered}, {"inputs", name(p.inputs)},
+                                 {"input_scale", p.input_scale}};
   }
   return {{"weights", weights}, {"node_weights", c.node_weights}};
 }

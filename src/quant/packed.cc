@@ -45,6 +45,22 @@ float get_float(const std::byte* from) {
   return v;
 }
 
+// Whether every group of an act-order has as many columns as the scheme says.
+bool fills_groups(const QuantizedMatrix& m) {
+  std::vector<int64_t> count(m.scale_cols());
+  for (const int32_t g : m.column_group) ++count[g];
+  return m.cols % m.scheme.block_cols == 0 &&
+         std::ranges::all_of(count, [&](int64_t n) { return n == m.scheme.block_cols; });
+}
+
+// The column at each place: groups ascending, a group's columns ascending.
+std::vector<int32_t> columns_in_order(const QuantizedMatrix& m) {
+  std::vector<int32_t> columns(m.cols), next(m.scale_cols());
+  for (size_t g = 0; g < next.size(); ++g) next[g] = static_cast<int32_t>(g) * m.scheme.block_cols;
+  for (int64_t k = 0; k < m.cols; ++k) columns[next[m.column_group[k]]++] = static_cast<int32_t>(k);
+  return columns;
+}
+
 }  // namespace
 
 PackedPlan plan_packed(const Scheme& s, int64_t rows, int64_t cols) {
@@ -55,7 +71,7 @@ PackedPlan plan_packed(const Scheme& s, int64_t rows, int64_t cols) {
     out.why_not = fmt::format("{}-bit codes have no packed layout", s.bits);
   } else if (s.code == CodeType::e2m1 && s.block_cols != 16 && s.block_cols != 32) {
     out.why_not = fmt::format("fp4 has layouts for groups of 16 and 32, not {}", s.block_cols);
-  } else if (s.code != CodeType::e2m1 && group % 32 != 0) {
+  } else if (s.code != CodeType::e2m1 && group % 32 != 0 && !(kind == PackedKind::int8 && group == 16)) {
     out.why_not = fmt::format("groups of {} columns do not fill units of 32", group);
   } else {
     // fp4 keeps its group even when it spans the row: the type of its scale depends on it.
@@ -67,10 +83,12 @@ PackedPlan plan_packed(const Scheme& s, int64_t rows, int64_t cols) {
 PackedPlan plan_packed(const QuantizedMatrix& m) {
   PackedPlan out = plan_packed(m.scheme, m.rows, m.cols);
   if (!out.why_not.empty()) return out;
-  if (!m.offsets.empty()) {
-    out.why_not = "its groups have offsets that are no multiples of their scales (K-quants)";
-  } else if (!m.column_group.empty()) {
-    out.why_not = "the columns of a group are not neighbours (act-order)";
+  out.layout.offsets = !m.offsets.empty();
+  out.layout.ordered = !m.column_group.empty() && out.layout.group > 0;
+  if (out.layout.offsets && m.scheme.code != CodeType::integer) {
+    out.why_not = "its groups have offsets, which only integers have";
+  } else if (out.layout.ordered && !fills_groups(m)) {
+    out.why_not = "the groups of an act-order have different sizes";
   } else if (!m.input_multiplier.empty()) {
     out.why_not = "the inputs have multipliers that are not folded into the layer before";
   } else if (out.layout.scale_bytes() == 1 && std::ranges::any_of(m.scales, [&](float v) {
@@ -87,6 +105,12 @@ void pack_row(const QuantizedMatrix& m, int64_t row, const RowLayout& layout, in
   const int64_t row_bytes = layout.code_row_bytes(), groups = layout.groups(), padded = (m.cols + 31) / 32 * 32;
   std::byte* codes = out.data() + to * row_bytes;
   const uint8_t* from = m.codes.data() + row * m.cols;
+  std::vector<uint8_t> moved;
+  if (layout.ordered) {
+    const std::vector<int32_t> columns = columns_in_order(m);
+    for (const int32_t k : columns) moved.push_back(from[k]);
+    from = moved.data();
+  }
   if (layout.code_bits() == 8) {
     std::memcpy(codes, from, m.cols);
     std::fill(codes + m.cols, codes + padded, std::byte{0});
@@ -98,13 +122,15 @@ void pack_row(const QuantizedMatrix& m, int64_t row, const RowLayout& layout, in
     }
   }
   for (int64_t g = 0; g < groups; ++g) {
-    const int64_t source = m.scale_index(row, g * layout.group), at = to * groups + g;
+    const int64_t first = (m.scheme.block_rows ? row / m.scheme.block_rows : 0) * m.scale_cols();
+    const int64_t source = layout.ordered ? first + g : m.scale_index(row, g * layout.group), at = to * groups + g;
     if (layout.scale_bytes() == 1) {
       out[layout.scales_offset() + at] = static_cast<std::byte>(scale_byte(layout.kind, m.scales[source]));
     } else {
       put_float(out.data() + layout.scales_offset() + at * 4, m.scales[source] * m.tensor_scale);
     }
     if (layout.zeros) out[layout.zeros_offset() + at] = static_cast<std::byte>(m.zeros[source]);
+    if (layout.offsets) put_float(out.data() + layout.offsets_offset() + at * 4, m.offsets[source]);
   }
   if (layout.kind == PackedKind::nvfp4) put_float(out.data() + layout.factors_offset() + to * 4, m.tensor_scale);
 }
@@ -115,6 +141,16 @@ void pack_rows(const QuantizedMatrix& m, const RowLayout& layout, int64_t first,
   check(same_but_rows(plan_packed(m).layout, layout), "pack_rows: the matrix has this layout");
   check(first + (m.rows - 1) * step < layout.rows, "pack_rows: the rows exist");
   for (int64_t r = 0; r < m.rows; ++r) pack_row(m, r, layout, first + r * step, out);
+  pack_order(m, layout, out);
+}
+
+void pack_order(const QuantizedMatrix& m, const RowLayout& layout, std::span<std::byte> out) {
+  if (!layout.ordered) return;
+  const std::vector<int32_t> columns = columns_in_order(m);
+  for (size_t place = 0; place < columns.size(); ++place) {
+    const auto at = static_cast<int32_t>(place);
+    std::memcpy(out.data() + layout.order_offset() + columns[place] * int64_t{4}, &at, sizeof at);
+  }
 }
 
 std::vector<std::byte> pack(const QuantizedMatrix& m) {
@@ -125,6 +161,15 @@ std::vector<std::byte> pack(const QuantizedMatrix& m) {
 }
 
 namespace {
+
+// Where column k of the matrix lies in its row.
+int64_t place_of(const RowLayout& layout, std::span<const std::byte> packed, int64_t k) {
+  if (!layout.ordered) return k;
+  int32_t place;
+  std::memcpy(&place, packed.data() + layout.order_offset() + k * 4, sizeof place);
+  check(place >= 0 && place < layout.cols, "the order of a packed matrix's columns lies within its row");
+  return place;
+}
 
 uint8_t packed_code(const RowLayout& layout, const std::byte* row, int64_t k) {
   if (layout.code_bits() == 8) return static_cast<uint8_t>(row[k]);
@@ -159,12 +204,18 @@ QuantizedMatrix unpack(const RowLayout& layout, std::span<const std::byte> packe
   m.codes.resize(m.rows * m.cols);
   for (int64_t n = 0; n < m.rows; ++n) {
     const std::byte* row = packed.data() + n * layout.code_row_bytes();
-    for (int64_t k = 0; k < m.cols; ++k) m.codes[n * m.cols + k] = packed_code(layout, row, k);
+    for (int64_t k = 0; k < m.cols; ++k) {
+      m.codes[n * m.cols + k] = packed_code(layout, row, place_of(layout, packed, k));
+    }
+  }
+  for (int64_t k = 0; layout.ordered && k < m.cols; ++k) {
+    m.column_group.push_back(static_cast<int32_t>(place_of(layout, packed, k) / layout.group));
   }
   const int64_t count = m.rows * layout.groups();
   for (int64_t i = 0; i < count; ++i) {
     m.scales.push_back(packed_scale(layout, packed, i));
     if (layout.zeros) m.zeros.push_back(static_cast<int8_t>(packed[layout.zeros_offset() + i]));
+    if (layout.offsets) m.offsets.push_back(get_float(packed.data() + layout.offsets_offset() + i * 4));
   }
   if (layout.kind == PackedKind::nvfp4) {
     // Stacked parts may have different factors, which one matrix cannot say; they go into the scales then.
@@ -189,10 +240,11 @@ void decode_packed(const RowLayout& layout, std::span<const std::byte> packed, i
         layout.kind == PackedKind::nvfp4 ? get_float(packed.data() + layout.factors_offset() + n * 4) : 1;
     float* to = out.data() + (n - first) * layout.cols;
     for (int64_t k = 0; k < layout.cols; ++k) {
-      const int64_t g = n * layout.groups() + k / width;
+      const int64_t place = place_of(layout, packed, k), g = n * layout.groups() + place / width;
       const float zero =
           layout.zeros ? static_cast<float>(static_cast<int8_t>(packed[layout.zeros_offset() + g])) : 0.0f;
-      to[k] = (code_value(type, packed_code(layout, row, k)) - zero) * (packed_scale(layout, packed, g) * factor);
+      to[k] = (code_value(type, packed_code(layout, row, place)) - zero) * (packed_scale(layout, packed, g) * factor);
+      if (layout.offsets) to[k] -= get_float(packed.data() + layout.offsets_offset() + g * 4);
     }
   }
 }

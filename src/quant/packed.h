@@ -11,8 +11,9 @@
 
 namespace pinion {
 
-// The layout of a matrix, or the reason why it has none (it is then expanded to floats): the columns of a group are not
-// neighbours, the group does not fill units, the inputs have multipliers, or there are 2 or 3 bits.
+// The layout of a matrix, or the reason why it has none (it is then expanded to floats): the groups of an
+// act-order differ in size, a group does not fill units, the inputs have multipliers, or there are 2 or 3 bits. From
+// the scheme alone offsets and order do not show.
 struct PackedPlan {
   RowLayout layout;     // kind none when why_not is set
   std::string why_not;  // "GPTQ act-order: …"
@@ -27,6 +28,8 @@ void pack_rows(const QuantizedMatrix& m, const RowLayout& layout, int64_t first,
                std::span<std::byte> out);
 // Row `row` of `m` as row `to`; the caller has checked that the plan agrees. Rows may be written at the same time.
 void pack_row(const QuantizedMatrix& m, int64_t row, const RowLayout& layout, int64_t to, std::span<std::byte> out);
+// The order of its columns, which all parts of a packed matrix share; pack_row leaves it to this.
+void pack_order(const QuantizedMatrix& m, const RowLayout& layout, std::span<std::byte> out);
 std::vector<std::byte> pack(const QuantizedMatrix& m);
 
 // The matrix with a scale per row and group: equal codes, scales and zeros as went in, the scales of taller blocks

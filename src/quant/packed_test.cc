@@ -13,6 +13,7 @@ namespace {
 struct Case {
   Scheme scheme;
   int64_t rows, cols;
+  bool offsets = false, ordered = false;
 };
 
 QuantizedMatrix random_matrix(const Case& c, std::mt19937& random) {
@@ -28,12 +29,16 @@ QuantizedMatrix random_matrix(const Case& c, std::mt19937& random) {
   }
   for (int64_t i = 0; i < m.scale_rows() * m.scale_cols(); ++i) {
     float s = real(random);
-    if (c.scheme.block_cols == 16) s = e4m3_to_f32(f32_to_e4m3(s));
+    if (c.scheme.code == CodeType::e2m1 && c.scheme.block_cols == 16) s = e4m3_to_f32(f32_to_e4m3(s));
     if (c.scheme.code == CodeType::e2m1 && c.scheme.block_cols == 32) s = std::ldexp(1.0f, byte(random) % 40 - 20);
     m.scales.push_back(s);
     if (c.scheme.zero_points) m.zeros.push_back(static_cast<int8_t>(byte(random) % 16 - 8));
   }
-  if (c.scheme.block_cols == 16) m.tensor_scale = real(random);
+  if (c.scheme.code == CodeType::e2m1 && c.scheme.block_cols == 16) m.tensor_scale = real(random);
+  for (int64_t k = 0; c.ordered && k < c.cols; ++k) {
+    m.column_group.push_back(static_cast<int32_t>(k * 7 % c.cols / c.scheme.block_cols));
+  }
+  for (size_t i = 0; c.offsets && i < m.scales.size(); ++i) m.offsets.push_back(real(random));
   return m;
 }
 
@@ -49,6 +54,11 @@ const Case kCases[] = {
     {{.code = CodeType::e2m1, .bits = 4, .block_cols = 16}, 4, 48},
     {{.code = CodeType::e2m1, .bits = 4, .block_cols = 32}, 4, 96},
     {{.code = CodeType::e2m1, .bits = 4, .block_cols = 32}, 4, 32},
+    {{.bits = 4, .block_cols = 32, .zero_points = true}, 3, 256, true},
+    {{.bits = 8, .block_cols = 32}, 3, 256, true},
+    {{.bits = 8, .block_cols = 16}, 3, 256},
+    {{.bits = 4, .block_cols = 32, .zero_points = true}, 3, 128, false, true},
+    {{.bits = 8, .block_cols = 64}, 3, 256, false, true},
 };
 
 TEST(Packed, UnpackGivesBackEveryBitAndBothDecodesAgree) {
@@ -63,11 +73,15 @@ TEST(Packed, UnpackGivesBackEveryBitAndBothDecodesAgree) {
     const QuantizedMatrix back = unpack(plan.layout, bytes);
     EXPECT_EQ(back.codes, m.codes);
     EXPECT_EQ(back.tensor_scale, m.tensor_scale);
+    EXPECT_EQ(back.column_group, m.column_group);
     for (int64_t n = 0; n < m.rows; ++n) {
       for (int64_t k = 0; k < m.cols; ++k) {
         ASSERT_EQ(back.scales[back.scale_index(n, k)], m.scales[m.scale_index(n, k)]) << n << " " << k;
         if (!m.zeros.empty()) {
           ASSERT_EQ(back.zeros[back.scale_index(n, k)], m.zeros[m.scale_index(n, k)]);
+        }
+        if (c.offsets) {
+          ASSERT_EQ(back.offsets[back.scale_index(n, k)], m.offsets[m.scale_index(n, k)]);
         }
       }
     }
@@ -107,12 +121,12 @@ TEST(Packed, NibblesOfAUnitLieInHalves) {
 }
 
 TEST(Packed, SaysWhyThereIsNoLayout) {
-  QuantizedMatrix m{.scheme = {.bits = 4, .block_cols = 32}, .rows = 1, .cols = 32, .scales = {1}};
-  m.codes.resize(32);
-  m.column_group.resize(32);
+  QuantizedMatrix m{.scheme = {.bits = 4, .block_cols = 32}, .rows = 1, .cols = 64, .scales = {1, 1}};
+  m.codes.resize(64);
+  m.column_group.resize(64);
   EXPECT_NE(plan_packed(m).why_not.find("act-order"), std::string::npos);
   m.column_group.clear();
-  m.input_multiplier.assign(32, 2);
+  m.input_multiplier.assign(64, 2);
   EXPECT_NE(plan_packed(m).why_not.find("multipliers"), std::string::npos);
   EXPECT_NE(plan_packed(Scheme{.bits = 3, .block_cols = 32}, 4, 64).why_not, "");
   EXPECT_NE(plan_packed(Scheme{.bits = 4, .block_cols = 24}, 4, 48).why_not, "");
@@ -139,6 +153,10 @@ TEST(QuantizedMatrix, BadPartsAreRefused) {
   EXPECT_NE(message([](auto& m) { m.zeros[0] = 8; }).find("4 bits"), std::string::npos);
   EXPECT_NE(message([](auto& m) { m.codes[0] = 8; }).find("4 bits"), std::string::npos);
   EXPECT_NE(message([](auto& m) { m.column_group = {0, 0, 0, 2}; }).find("group"), std::string::npos);
+  EXPECT_NE(message([](auto& m) { m.scheme.input = InputQuant::int8_static; }).find("the input scale is 0"),
+            std::string::npos);
+  EXPECT_NE(message([](auto& m) { m.input_scale = NAN; }).find("the input scale is nan"), std::string::npos);
+  EXPECT_NE(message([](auto& m) { m.offsets = {0, INFINITY}; }).find("offset"), std::string::npos);
   EXPECT_NE(message([](auto& m) { m.tensor_scale = 0; }).find("tensor's scale"), std::string::npos);
   EXPECT_NE(message([](auto& m) { m.input_multiplier = {1, 1, NAN, 1}; }).find("multiplier"), std::string::npos);
 }

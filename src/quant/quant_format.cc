@@ -15,6 +15,7 @@
 #include "quant/formats/int8/smoothquant.h"
 #include "quant/formats/mxfp4/mxfp4.h"
 #include "quant/formats/nvfp4/nvfp4.h"
+#include "quant/number_formats.h"
 
 namespace pinion {
 namespace {
@@ -67,6 +68,17 @@ Result<const QuantFormat*> find_quant_format(std::string_view name) {
   for (const QuantFormat& f : kFormats) known += fmt::format("{}{}", known.empty() ? "" : ", ", f.name);
   return fail(Errc::invalid_argument, fmt::format("the quantised format \"{}\" is not known", name), "--qformat",
               "known: " + known);
+}
+
+Status set_input_scale(QuantizedMatrix& m, const Calibration* calibration) {
+  const bool fp8 = m.scheme.input == InputQuant::e4m3_static;
+  if (!fp8 && m.scheme.input != InputQuant::int8_static) return {};
+  if (calibration == nullptr || !(calibration->absmax > 0)) {
+    return fail(Errc::invalid_argument, "static inputs need their calibrated range", {},
+                "give --calib_dataset, or take per-token inputs");
+  }
+  m.input_scale = calibration->absmax / (fp8 ? kE4m3Max : 127);
+  return {};
 }
 
 Status check_encodable(const FloatMatrix& w) {

@@ -31,6 +31,7 @@ struct EncodeOptions {
   int32_t block_rows = 1, block_cols = 0;  // fp8: {0, 0} per tensor, {1, 0} per channel, {128, 128}
   bool act_order = false;                  // GPTQ
   double damping = 0.01;                   // GPTQ: of the Hessian's mean diagonal
+  float smooth_alpha = 0.5f;               // SmoothQuant: how much of the inputs' range goes into the weights; 0: none
   InputQuant input = InputQuant::none;
 };
 
@@ -53,5 +54,8 @@ Result<const QuantFormat*> find_quant_format(std::string_view name);  // unknown
 
 // Every format's check of its input: dimensions, no NaN, no infinity.
 Status check_encodable(const FloatMatrix& weight);
+// The scale of static inputs, the calibrated range over the type's largest number; other inputs need none. Errors:
+// invalid_argument without a range.
+Status set_input_scale(QuantizedMatrix& m, const Calibration* calibration);
 
 }  // namespace pinion

@@ -28,7 +28,7 @@ struct Fixture {
 const Fixture kAll[] = {
     {"awq", "AutoAWQ", "int4 group 32, zero points", ""},
     {"gptq_4bit", "GPTQ", "int4 group 32, zero points", ""},
-    {"gptq_4bit_act_order", "GPTQ", "int4 group 32", "act-order"},
+    {"gptq_4bit_act_order", "GPTQ", "int4 group 32", ""},
     {"gptq_3bit", "GPTQ", "int3 group 32, zero points", "3-bit"},
     {"gptq_8bit_v2", "GPTQ", "int8 group 64, zero points", ""},
     {"ct_fp8_tensor", "compressed-tensors", "fp8 e4m3 per tensor, fp8 inputs (static)", ""},
@@ -235,6 +235,78 @@ TEST(QuantizedCheckpoint, BadTensorsAreNamed) {
   auto m = quantized->read("a");
   ASSERT_FALSE(m.ok());
   EXPECT_NE(m.error().message.find("a.weight_outliers"), std::string::npos) << m.error().message;
+}
+
+// NaN as each type of scales has it.
+std::string nan_bytes(DType type) {
+  switch (type) {
+    case DType::f16:
+      return {"\0\x7e", 2};
+    case DType::bf16:
+      return {"\xc0\x7f", 2};
+    case DType::f8_e4m3:
+      return {"\x7f", 1};
+    case DType::f8_e8m0:
+    case DType::u8:
+      return {"\xff", 1};
+    default:
+      return {"\0\0\xc0\x7f", 4};
+  }
+}
+
+TEST(QuantizedCheckpoint, ANanAmongTheScalesIsNamedWhateverToolWroteThem) {
+  for (const Fixture& f : kAll) {
+    SCOPED_TRACE(f.name);
+    const ScratchDir dir;
+    fs::copy(kFixtures / f.name, dir.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+    const fs::path file = dir / "model.safetensors";
+    std::string bytes = slurp(file), module;
+    const auto opened = SafetensorsFile::open(file);
+    ASSERT_TRUE(opened.ok()) << opened.error().message;
+    for (const auto& [name, info] : opened->tensors()) {
+      size_t end = std::string::npos;
+      for (const std::string_view suffix : {".scales", ".weight_scale", ".weight_scale_inv", "_scales"}) {
+        if (name.ends_with(suffix)) end = name.size() - suffix.size();
+      }
+      if (end == std::string::npos) continue;
+      module = name.substr(0, end);
+      uint64_t header = 0;
+      std::memcpy(&header, bytes.data(), sizeof header);
+      const std::string nan = nan_bytes(info.dtype);
+      bytes.replace(8 + header + info.begin, nan.size(), nan);
+      break;
+    }
+    ASSERT_NE(module, "");
+    fs::remove(file);
+    spit(file, bytes);
+    const auto checkpoint = Checkpoint::open(dir.path());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    const auto quantized = QuantizedCheckpoint::open(*checkpoint);
+    ASSERT_TRUE(quantized.ok()) << quantized.error().message;
+    const auto m = quantized->read(module);
+    ASSERT_FALSE(m.ok());
+    EXPECT_NE(m.error().message.find("the scale 0 is nan (" + module), std::string::npos) << m.error().message;
+  }
+}
+
+TEST(QuantizedCheckpoint, MissingZeroPointsAreNamed) {
+  for (const char* fixture : {"awq", "gptq_4bit"}) {
+    const ScratchDir dir;
+    fs::copy(kFixtures / fixture, dir.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+    const fs::path file = dir / "model.safetensors";
+    std::string bytes = slurp(file);
+    const std::string zeros = std::string(kUp) + ".qzeros";
+    const size_t at = bytes.find(zeros);
+    ASSERT_NE(at, std::string::npos);
+    bytes[at + zeros.size() - 1] = 't';
+    fs::remove(file);
+    spit(file, bytes);
+    const auto checkpoint = Checkpoint::open(dir.path());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    const auto m = QuantizedCheckpoint::open(*checkpoint)->read(kUp);
+    ASSERT_FALSE(m.ok());
+    EXPECT_NE(m.error().message.find(zeros), std::string::npos) << m.error().message;
+  }
 }
 
 TEST(Modules, Wildcards) {

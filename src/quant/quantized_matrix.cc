@@ -80,7 +80,8 @@ Status validate(const QuantizedMatrix& m, std::string_view where) {
     return fail(Errc::corrupt, fmt::format("the tensor's scale is {}", m.tensor_scale), where,
                 "it must be finite and positive");
   }
-  if (!std::isfinite(m.input_scale) || m.input_scale < 0) {
+  const bool fixed = s.input == InputQuant::e4m3_static || s.input == InputQuant::int8_static;
+  if (!std::isfinite(m.input_scale) || m.input_scale < 0 || (fixed && m.input_scale == 0)) {
     return fail(Errc::corrupt, fmt::format("the input scale is {}", m.input_scale), where,
                 "it must be finite and positive");
   }

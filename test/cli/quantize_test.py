@@ -29,12 +29,12 @@ class Quantize(CommandTest):
                                      *args))
         return to, built
 
-    def answer(self, engine, *args):
-        return self.done("generate", engine, "--prompt", "What is the capital of France?", *args)
+    def answer(self, engine, question="What is the capital of France?"):
+        return self.done("generate", engine, "--prompt", question)
 
     def test_quantised_models_answer_from_smaller_engines(self):
         _, floats = self.build(DEMO)
-        for qformat, ratio, args in (("fp8", 0.65, ()), ("int8_sq", 0.65, self.calibration()),
+        for qformat, ratio, args in (("fp8", 0.65, ()), ("int8_wo", 0.65, ()), ("int8_sq", 0.65, self.calibration()),
                                      ("int4_awq", 0.5, self.calibration())):
             with self.subTest(qformat=qformat):
                 checkpoint, report = self.quantize(qformat, *args)
@@ -42,6 +42,19 @@ class Quantize(CommandTest):
                 self.assertTrue(all(0 < line["relative_error"] < 0.05 for line in report["report"]))
                 engine, built = self.build(checkpoint)
                 self.assertLess(built["weight_bytes"], ratio * floats["weight_bytes"])
+                self.assertIn("Paris", self.answer(engine))
+                self.assertIn("75", self.answer(engine, "What is 27 + 48?"))
+
+    def test_inputs_are_rounded_as_asked(self):
+        for qformat, args, kind in (
+                ("fp8", ("--weight_scales", "tensor", "--static_inputs"), "fp8 inputs fp8_static"),
+                ("fp8", ("--weight_scales", "block"), "fp8 group 128 inputs fp8_group128"),
+                ("int8_sq", ("--static_inputs", "--input_range", "percentile"), "int8 inputs int8_static"),
+                ("w4a8_awq", ("--input_dtype", "int8"), "int4 group 128 zeros inputs int8_token")):
+            with self.subTest(qformat=qformat, args=args):
+                checkpoint, _ = self.quantize(qformat, *args, *(() if "block" in args else self.calibration(4)))
+                engine, built = self.build(checkpoint)
+                self.assertIn(kind, built["weights"])
                 self.assertIn("Paris", self.answer(engine))
 
     def test_a_build_quantises_by_itself_and_the_cache_too(self):
@@ -117,6 +130,13 @@ class Quantize(CommandTest):
         self.refused(*out, "--qformat", "int4_wo", "--group_size", 48, names=("48", "model.layers.0"))
         self.refused(*out, "--qformat", "int4_wo", "--max_kl", 0.1, names="--eval_dataset")
         self.refused(*out, "--qformat", "fp8", "--kv_cache_dtype", "int3", names="int3")
+        self.refused(*out, "--qformat", "fp8", "--weight_scales", "row", names=("row", "--weight_scales"))
+        self.refused(*out, "--qformat", "int8_wo", "--weight_scales", "tensor", names="--weight_scales")
+        self.refused(*out, "--qformat", "int4_awq", "--input_dtype", "int8", names="--input_dtype")
+        self.refused(*out, "--qformat", "w4a8_awq", "--input_dtype", "int4", names="int4")
+        self.refused(*out, "--qformat", "int8_wo", "--static_inputs", names="--static_inputs")
+        self.refused(*out, "--qformat", "fp8", "--static_inputs", names="--calib_dataset")
+        self.refused(*out, "--qformat", "fp8", "--input_range", "most", names=("most", "percentile"))
         bad = self.dir / "bad.jsonl"
         bad.write_text('{"text": "good"}\n{"text": 5}\n')
         self.refused(*out, "--qformat", "int4_awq", "--calib_dataset", bad, names="bad.jsonl, line 2")

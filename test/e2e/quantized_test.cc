@@ -54,13 +54,15 @@ double farthest(const std::vector<float>& a, const std::vector<float>& b) {
   return most;
 }
 
-// The family's checkpoint in a format that needs no calibration.
-fs::path quantized(const Scratch& scratch, const char* family, const char* format, QuantizeModelOptions options = {}) {
+// The family's checkpoint in a format that needs no calibration, its inputs in floats unless asked.
+fs::path quantized(const Scratch& scratch, const char* family, const char* format, QuantizeModelOptions options = {},
+                   InputQuant input = InputQuant::none) {
   const Checkpoint checkpoint = *Checkpoint::open(families / family);
   const Model model = *build_model(checkpoint.config(), "config.json");
   options.format = *find_quant_format(format);
   options.encode = options.format->defaults;
   options.encode.group = 32;
+  options.encode.input = input;
   auto made = quantize_model(checkpoint, model, options, nullptr);
   check(made.ok(), made ? "" : made.error().message);
   const fs::path to = scratch / format;
@@ -87,6 +89,44 @@ TEST(Quantized, PackedWeightsGiveWhatExpandingThemGives) {
       EXPECT_LT(packed.engine().data_bytes(), expanded.engine().data_bytes() * 6 / 10);
       EXPECT_LT(farthest(logits(packed), logits(expanded)), 2e-4);
     }
+  }
+}
+
+// Experts are packed as linears are: two matrices of all experts in a layer.
+TEST(Quantized, ExpertsStayPacked) {
+  for (const char* backend : {"cpu", "reference"}) {
+    for (const char* format : {"fp8", "int4_wo", "mxfp4"}) {
+      SCOPED_TRACE(std::string(backend) + " " + format);
+      const Scratch scratch;
+      const fs::path checkpoint = quantized(scratch, "mixtral", format);
+      const CompiledModel packed(checkpoint, *find_backend(backend), {.dtype = DType::f32}, limits);
+      const CompiledModel expanded(checkpoint, *find_backend(backend), {.dtype = DType::f32, .packed = false}, limits);
+      EXPECT_EQ(packed_weights(packed.engine()), 8);  // qkv, o, gate and up, down of two layers
+      EXPECT_LT(packed.engine().data_bytes(), expanded.engine().data_bytes() * 6 / 10);
+      EXPECT_LT(farthest(logits(packed), logits(expanded)), 2e-4);
+    }
+  }
+}
+
+// Rounded inputs move the logits, a little, and both backends alike: a number on the other side of a step is one step
+// of one input.
+TEST(Quantized, InputsAreRoundedWhereTheFormatSaysSo) {
+  const Backend &cpu = *find_backend("cpu"), &reference = *find_backend("reference");
+  for (const auto& [format, input] : {std::pair{"fp8", InputQuant::e4m3_token},
+                                      {"int8_wo", InputQuant::int8_token},
+                                      {"int4_wo", InputQuant::e4m3_token},
+                                      {"int4_wo", InputQuant::int8_token}}) {
+    SCOPED_TRACE(str(Scheme{.input = input}) + " of " + format);
+    const Scratch scratch;
+    const fs::path checkpoint = quantized(scratch, "llama3_gqa", format, {}, input);
+    const CompiledModel rounds(checkpoint, cpu, {.dtype = DType::f32}, limits);
+    const CompiledModel oracle(checkpoint, reference, {.dtype = DType::f32}, limits);
+    const CompiledModel floats(checkpoint, cpu, {.dtype = DType::f32, .packed = false}, limits);
+    const std::vector<float> got = logits(rounds), want = logits(oracle), plain = logits(floats);
+    const double largest = farthest(plain, std::vector<float>(plain.size(), 0)), moved = farthest(want, plain);
+    EXPECT_GT(moved, 1e-4 * largest);
+    EXPECT_LT(moved, 0.25 * largest);
+    EXPECT_LT(farthest(got, want), 0.5 * moved);
   }
 }
 
@@ -172,10 +212,23 @@ std::string to_gguf(const fs::path& dir, const std::string& arch, bool paired, b
   u32(".embedding_length", "hidden_size"), u32(".block_count", "num_hidden_layers");
   u32(".feed_forward_length", "intermediate_size"), u32(".attention.head_count", "num_attention_heads");
   u32(".attention.head_count_kv", "num_key_value_heads"), u32(".context_length", "max_position_embeddings");
-  u32(".attention.key_length", "head_dim"), u32(".attention.value_length", "head_dim");
+  const int64_t d = j.value("head_dim", j["hidden_size"].get<int64_t>() / j["num_attention_heads"].get<int64_t>());
+  b.u32(arch + ".attention.key_length", static_cast<uint32_t>(d));
+  b.u32(arch + ".attention.value_length", static_cast<uint32_t>(d));
   b.f32(arch + ".rope.freq_base", j["rope_parameters"]["rope_theta"].get<float>());
-  b.f32(arch + ".attention.layer_norm_rms_epsilon", j["rms_norm_eps"].get<float>());
-  const auto d = j["head_dim"].get<int64_t>();
+  const bool layer_norm = j.contains("norm_epsilon");
+  b.f32(arch + (layer_norm ? ".attention.layer_norm_epsilon" : ".attention.layer_norm_rms_epsilon"),
+        j[layer_norm ? "norm_epsilon" : "rms_norm_eps"].get<float>());
+  if (j.contains("sliding_window") && j["sliding_window"].is_number())
+    u32(".attention.sliding_window", "sliding_window");
+  if (const Json& rope = j["rope_parameters"]; rope.value("rope_type", "") == "longrope") {
+    b.u32(arch + ".rope.scaling.original_context_length", rope["original_max_position_embeddings"].get<uint32_t>());
+    for (const auto& [from, to] :
+         {std::pair{"long_factor", "rope_factors_long.weight"}, {"short_factor", "rope_factors_short.weight"}}) {
+      const auto factors = rope[from].get<std::vector<float>>();
+      b.tensor(to, {std::ssize(factors)}, 0, {reinterpret_cast<const char*>(factors.data()), factors.size() * 4});
+    }
+  }
   const std::pair<std::string, std::string> names[] = {{"model.embed_tokens", "token_embd"},
                                                        {"model.norm", "output_norm"},
                                                        {"lm_head", "output"},
@@ -187,6 +240,10 @@ std::string to_gguf(const fs::path& dir, const std::string& arch, bool paired, b
                                                        {"self_attn.o_proj", "attn_output"},
                                                        {"self_attn.q_norm", "attn_q_norm"},
                                                        {"self_attn.k_norm", "attn_k_norm"},
+                                                       {"self_attn.qkv_proj", "attn_qkv"},
+                                                       {"mlp.gate_up_proj", "ffn_up"},
+                                                       {"mlp.c_fc", "ffn_up"},
+                                                       {"mlp.c_proj", "ffn_down"},
                                                        {"post_attention_layernorm", "ffn_norm"},
                                                        {"mlp.gate_proj", "ffn_gate"},
                                                        {"mlp.up_proj", "ffn_up"},
@@ -229,7 +286,11 @@ std::string to_gguf(const fs::path& dir, const std::string& arch, bool paired, b
 
 TEST(Quantized, AGgufFileGivesWhatItsCheckpointGives) {
   const Backend& cpu = *find_backend("cpu");
-  for (const auto& [family, arch] : {std::pair{"llama3_gqa", "llama"}, {"qwen3", "qwen3"}}) {
+  for (const auto& [family, arch] : {std::pair{"llama3_gqa", "llama"},
+                                     {"qwen3", "qwen3"},
+                                     {"phi3", "phi3"},
+                                     {"phi3_longrope", "phi3"},
+                                     {"starcoder2", "starcoder2"}}) {
     SCOPED_TRACE(family);
     const Scratch scratch;
     const bool paired = std::string(arch) == "llama";
@@ -237,13 +298,16 @@ TEST(Quantized, AGgufFileGivesWhatItsCheckpointGives) {
     std::ofstream(scratch / "q8.gguf", std::ios::binary) << to_gguf(families / family, arch, paired, true);
     const CompiledModel want(families / family, cpu, {.dtype = DType::f32}, limits);
     const CompiledModel same(scratch / "f32.gguf", cpu, {.dtype = DType::f32}, limits);
-    EXPECT_EQ(farthest(logits(want), logits(same)), 0);
+    // Longrope's factors are doubles in config.json, floats in GGUF.
+    const double factors = family == std::string_view("phi3_longrope") ? 1e-4 : 0;
+    EXPECT_LE(farthest(logits(want), logits(same)), factors);
     const CompiledModel q8(scratch / "q8.gguf", cpu, {.dtype = DType::f32}, limits);
-    EXPECT_EQ(packed_weights(q8.engine()), 10) << "the embedding and the head too";
+    // The embedding and the head too, which StarCoder2 ties.
+    EXPECT_EQ(packed_weights(q8.engine()), family == std::string_view("starcoder2") ? 9 : 10);
     const CompiledModel expanded(scratch / "q8.gguf", cpu, {.dtype = DType::f32, .packed = false}, limits);
     EXPECT_LT(farthest(logits(expanded), logits(q8)), 2e-4);
     const double largest = farthest(logits(want), std::vector<float>(logits(want).size(), 0));
-    EXPECT_LT(farthest(logits(want), logits(q8)), 0.03 * largest);
+    EXPECT_LT(farthest(logits(want), logits(q8)), 0.05 * largest);
   }
 }
 

@@ -433,8 +433,11 @@ std::vector<OpCase> op_cases(OpKind kind, CaseSet set) {
       return attention_cases(set);
     case OpKind::moe_route:
       return moe_route_cases(set);
-    case OpKind::moe_linear:
-      return moe_linear_cases(set);
+    case OpKind::moe_linear: {
+      std::vector<OpCase> cases = moe_linear_cases(set);
+      std::ranges::move(packed_moe_cases(set), std::back_inserter(cases));
+      return cases;
+    }
     case OpKind::moe_combine:
       return moe_combine_cases(set);
     case OpKind::mla_attention:

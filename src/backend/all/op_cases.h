@@ -29,7 +29,8 @@ struct OpCase {
 
 enum class CaseSet { correctness, timing };
 std::vector<OpCase> op_cases(OpKind kind, CaseSet set);
-std::vector<OpCase> packed_linear_cases(CaseSet set);  // part of the linears' and of the embeddings'
+std::vector<OpCase> packed_linear_cases(CaseSet set);  // part of the linears', the experts' and the embeddings'
+std::vector<OpCase> packed_moe_cases(CaseSet set);
 std::vector<OpCase> packed_embed_cases();
 
 // A case's data in plain memory, 64-byte aligned. Cache slots that no sequence has written hold NaN, blocks lie in

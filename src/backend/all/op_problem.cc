@@ -126,8 +126,14 @@ void fill_packed(const RowLayout& l, std::span<std::byte> out, std::mt19937_64& 
       put(l.scales_offset(), i, scale());
     }
     if (l.zeros) out[l.zeros_offset() + i] = static_cast<std::byte>(static_cast<int>(random() % 16) - 8);
+    if (l.offsets) put(l.offsets_offset(), i, scale());
   }
   for (int64_t i = 0; l.kind == PackedKind::nvfp4 && i < l.rows; ++i) put(l.factors_offset(), i, scale());
+  if (!l.ordered) return;
+  std::vector<int32_t> order(l.cols);
+  std::iota(order.begin(), order.end(), 0);
+  std::shuffle(order.begin(), order.end(), random);
+  std::memcpy(out.data() + l.order_offset(), order.data(), order.size() * 4);
 }
 
 CacheShape cache_shape(const Op& op) {

@@ -1,6 +1,7 @@
 // Linears and embeddings over packed weights: every kind of packing with the shapes at which its loops end in other
 // places.
 #include "backend/all/op_cases.h"
+#include "graph/graph.h"  // to_text
 
 namespace pinion {
 namespace {
@@ -16,7 +17,19 @@ constexpr Packing kPackings[] = {
     {PackedKind::nvfp4, 16, false},
     {PackedKind::mxfp4, 32, false},
     {PackedKind::int8, 0, true},
-    {.kind = PackedKind::int8, .int8_inputs = true},
+    {PackedKind::int4, 32, true, true},
+    {PackedKind::int8, 32, false, true},
+    {PackedKind::int8, 16},
+    {.kind = PackedKind::int4, .group = 32, .zeros = true, .ordered = true},
+    {.kind = PackedKind::int8, .group = 64, .ordered = true, .inputs = InputRounding::int8_token},
+    {.kind = PackedKind::int8, .inputs = InputRounding::int8_token},
+    {.kind = PackedKind::int8, .inputs = InputRounding::int8_static, .input_scale = 0.02f},
+    {.kind = PackedKind::int4, .group = 64, .inputs = InputRounding::int8_token},
+    {.kind = PackedKind::int4, .group = 32, .zeros = true, .inputs = InputRounding::int8_static, .input_scale = 0.02f},
+    {.kind = PackedKind::int4, .group = 32, .inputs = InputRounding::fp8_token},
+    {.kind = PackedKind::fp8, .inputs = InputRounding::fp8_token},
+    {.kind = PackedKind::fp8, .inputs = InputRounding::fp8_static, .input_scale = 0.005f},
+    {.kind = PackedKind::fp8, .group = 128, .inputs = InputRounding::fp8_group128},
 };
 
 OpCase packed_linear(const Packing& packing, int32_t rows, int64_t in, int64_t out, Epilogue epilogue, bool bias) {
@@ -53,10 +66,39 @@ std::vector<OpCase> packed_linear_cases(CaseSet set) {
   return cases;
 }
 
+std::vector<OpCase> packed_moe_cases(CaseSet set) {
+  std::vector<OpCase> cases;
+  const auto add = [&](const Packing& p, int32_t rows, const MoeLinear& op) {
+    OpCase c{.name = {}, .op = op};
+    c.weights = {{DType::bf16, Layout::packed, op.experts * op.out, op.in, p}};
+    c.name = "moe_linear " + str(c.weights[0]) + " " + to_text(Op(op)) + " rows " + std::to_string(rows);
+    if (op.bias) c.weights.push_back({.dtype = DType::f32, .rows = 1, .cols = op.experts * op.out});
+    c.seqs = {{rows, rows}};
+    c.inputs = 2;
+    cases.push_back(std::move(c));
+  };
+  if (set == CaseSet::timing) {  // Qwen3-30B-A3B's experts in 4 bits
+    const MoeLinear up{.experts = 128, .top_k = 8, .in = 2048, .out = 1536, .epilogue = ExpertEpilogue::gated};
+    for (const int32_t rows : {1, 16, 64}) add({PackedKind::int4, 128}, rows, up);
+    return cases;
+  }
+  for (const Packing& p : kPackings) {
+    for (const int32_t rows : {0, 1, 20}) {
+      MoeLinear op{.experts = 6, .top_k = 2, .in = 96, .out = 36, .first_expert = 3, .per_slot = true, .bias = true};
+      add(p, rows, op);
+      op = {.experts = 5, .top_k = 3, .in = 70, .out = 46, .bias = true, .epilogue = ExpertEpilogue::clamped};
+      op.limit = 1.5f;
+      add(p, rows, op);
+    }
+    add(p, 90, {.experts = 2, .top_k = 1, .in = 160, .out = 66, .epilogue = ExpertEpilogue::gated});
+  }
+  return cases;
+}
+
 std::vector<OpCase> packed_embed_cases() {
   std::vector<OpCase> cases;
   for (const Packing& p : kPackings) {
-    if (p.int8_inputs) continue;
+    if (p.inputs != InputRounding::none || p.ordered) continue;
     for (const int64_t width : {96, 70, 2100}) {
       OpCase c{.name = {}, .op = Embed{.vocab = 40, .width = width, .scale = 1.5f}};
       c.weights = {{DType::bf16, Layout::packed, 40, width, p}};

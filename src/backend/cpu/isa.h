@@ -53,6 +53,7 @@ struct PackedTask {
   PackedKind kind = PackedKind::none;
   const uint8_t *codes = nullptr, *scales = nullptr;
   const int8_t* zeros = nullptr;   // null: none
+  const float* offsets = nullptr;  // null: none
   const float* factors = nullptr;  // of nvfp4
   int64_t code_row_bytes = 0, groups = 1, group = 0;
   int code_bits = 4, scale_bytes = 4;
@@ -124,10 +125,12 @@ struct IsaKernels {
 
   // Linears over packed weights, whose rows [first, last) they take for rows [m_first, m_last) of x. packed: scratch of
   // kPackedRows * kPackedChunk floats, then as packed_int8: (m_last - m_first) * kPackedPanel + 2 * kMaxLanes.
-  // round_row makes a row of x8 of `padded` bytes, and returns its scale.
+  // round_row makes a row of x8 of `padded` bytes, and returns its scale; round_floats rounds a row as InputRounding
+  // says. `fixed`: the inputs' static scale, 0 where they have none.
   void (*packed)(const PackedTask&, int64_t first, int64_t last, int64_t m_first, int64_t m_last, float* scratch);
   void (*packed_int8)(const PackedTask&, int64_t first, int64_t last, int64_t m_first, int64_t m_last, float* raw);
-  float (*round_row)(const float* x, int64_t k, int64_t padded, uint8_t* out);
+  float (*round_row)(const float* x, int64_t k, int64_t padded, float fixed, uint8_t* out);
+  void (*round_floats)(const float* x, int64_t k, InputRounding inputs, float fixed, float* out);
   void (*packed_row)(const PackedTask&, int64_t row, int64_t width, float scale, float* y);  // W[row] * scale
 
   // A block over all its keys; one split of a block into a partial (rows * (2 + head_dim) floats); partials into y.

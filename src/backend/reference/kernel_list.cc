@@ -5,11 +5,14 @@
 namespace pinion {
 namespace {
 
-// Any shape; the weights must be dense floats, but for the matrices of linears and embeddings.
+// Any shape; the weights must be dense floats, but for the matrices of linears, experts and embeddings.
 std::string why_not(const Call& call, const DeviceInfo&) {
+  const Op& op = *call.op;
+  const bool packed =
+      std::holds_alternative<Linear>(op) || std::holds_alternative<MoeLinear>(op) || std::holds_alternative<Embed>(op);
   for (const WeightSpec& w : call.weights) {
     if (!is_float(w.dtype)) return "reads float weights, not " + std::string(name(w.dtype));
-    if (std::holds_alternative<Linear>(*call.op) || std::holds_alternative<Embed>(*call.op)) continue;
+    if (packed) continue;
     if (w.layout != Layout::row_major) return "reads row_major weights, not " + std::string(name(w.layout));
   }
   const bool latent = std::holds_alternative<MlaKvWrite>(*call.op) || std::holds_alternative<MlaAttention>(*call.op);

@@ -11,15 +11,8 @@ namespace pinion::reference {
 void linear(const LaunchArgs& args, Stream&) {
   const auto& op = std::get<Linear>(*args.op);
   const WeightView& w = args.weights[0];
-  const float* x = args.in[0].as<float>();
   std::vector<float> rounded;
-  if (w.packing.int8_inputs) {
-    rounded.resize(args.in[0].shape[0] * op.in);
-    for (int64_t row = 0; row < args.in[0].shape[0]; ++row) {
-      round_inputs(x + row * op.in, op.in, rounded.data() + row * op.in);
-    }
-    x = rounded.data();
-  }
+  const float* x = round_inputs(w.packing, args.in[0].as<float>(), args.in[0].shape[0], op.in, rounded);
   float* y = args.out[0].as<float>();
   const bool gated = op.epilogue == Epilogue::gated_silu;
   const int64_t width = op.output_width();

@@ -1,8 +1,10 @@
 // The experts' linears, slot by slot, and the weighted sum of what they return.
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "backend/reference/kernel_list.h"
+#include "backend/reference/packed.h"
 #include "tensor/convert.h"
 
 namespace pinion::reference {
@@ -10,14 +12,15 @@ namespace pinion::reference {
 void moe_linear(const LaunchArgs& args, Stream&) {
   const auto& op = std::get<MoeLinear>(*args.op);
   const WeightView& w = args.weights[0];
-  const float* x = args.in[0].as<float>();
+  const int64_t parts = op.per_slot ? op.top_k : 1;  // rows of `in` columns in a row of x
+  std::vector<float> rounded;
+  const float* x = round_inputs(w.packing, args.in[0].as<float>(), args.in[0].shape[0] * parts, op.in, rounded);
   const auto* ids = args.in[1].as<int32_t>();
   float* y = args.out[0].as<float>();
   const int64_t width = op.slot_width();
   const auto dot = [&](const float* input, int64_t row) {
     double sum = op.bias ? load_f32(args.weights[1].data, args.weights[1].dtype, row) : 0;
-    for (int64_t k = 0; k < op.in; ++k)
-      sum += static_cast<double>(input[k]) * load_f32(w.data, w.dtype, row * op.in + k);
+    for (int64_t k = 0; k < op.in; ++k) sum += static_cast<double>(input[k]) * weight_at(w, row, k);
     return sum;
   };
   for (int64_t i = 0; i < args.in[0].shape[0] * op.top_k; ++i) {

@@ -47,7 +47,8 @@ void scale_min(const uint8_t* s, int j, uint8_t& scale, uint8_t& min) {
   }
 }
 
-// f16 d, dmin; 12 bytes of scales; (Q5_K: 32 bytes of fifth bits;) 128 bytes of nibbles.
+// f16 d, dmin; 12 bytes of scales; (Q5_K: 32 bytes of fifth bits;) 128 bytes of nibbles. They count from 0: as signed
+// nibbles those of Q4_K have a zero point of -8.
 template <bool kFive>
 void read_q45_k(const uint8_t* b, int64_t block, const RowOut& out) {
   const float d = half_at(b), dmin = half_at(b + 2);
@@ -59,9 +60,8 @@ void read_q45_k(const uint8_t* b, int64_t block, const RowOut& out) {
     out.offsets[block * 8 + j] = dmin * static_cast<float>(min);
     uint8_t* codes = out.codes + block * 256 + j * 32;
     for (int l = 0; l < 32; ++l) {
-      const uint8_t byte = nibbles[j / 2 * 32 + l];
-      codes[l] = j % 2 == 0 ? byte & 15 : byte >> 4;
-      if (kFive) codes[l] = static_cast<uint8_t>(codes[l] + (fifth[l] >> j & 1) * 16);
+      const uint8_t byte = nibbles[j / 2 * 32 + l], low = j % 2 == 0 ? byte & 15 : byte >> 4;
+      codes[l] = static_cast<uint8_t>(kFive ? low + (fifth[l] >> j & 1) * 16 : low - 8);
     }
   }
 }
@@ -88,14 +88,14 @@ struct Reader {
   GgmlType type;
   int8_t bits;
   int32_t group;
-  bool offsets;
+  bool zeros, offsets;
   void (*block)(const uint8_t*, int64_t, const RowOut&);
 };
-constexpr Reader kReaders[] = {{GgmlType::q4_0, 4, 32, false, read_q4_0},
-                               {GgmlType::q8_0, 8, 32, false, read_q8_0},
-                               {GgmlType::q4_k, 8, 32, true, read_q45_k<false>},
-                               {GgmlType::q5_k, 8, 32, true, read_q45_k<true>},
-                               {GgmlType::q6_k, 8, 16, false, read_q6_k}};
+constexpr Reader kReaders[] = {{GgmlType::q4_0, 4, 32, false, false, read_q4_0},
+                               {GgmlType::q8_0, 8, 32, false, false, read_q8_0},
+                               {GgmlType::q4_k, 4, 32, true, true, read_q45_k<false>},
+                               {GgmlType::q5_k, 8, 32, false, true, read_q45_k<true>},
+                               {GgmlType::q6_k, 8, 16, false, false, read_q6_k}};
 
 class GgufSource final : public QuantSource {
  public:
@@ -120,6 +120,8 @@ class GgufSource final : public QuantSource {
     m.rows = t.shape[0], m.cols = t.shape[1];
     m.codes.resize(m.rows * m.cols);
     m.scales.resize(m.rows * m.scale_cols());
+    m.scheme.zero_points = reader->zeros;
+    if (reader->zeros) m.zeros.assign(m.scales.size(), -8);
     if (reader->offsets) m.offsets.resize(m.scales.size());
     const int64_t blocks = m.cols / block_elements(t.type), bytes = block_bytes(t.type);
     const auto paired = model.paired_rows.find(name);

@@ -1,15 +1,15 @@
 // Codes of packed weights to f32 on AVX2: 32 at a time. Included inside an ISA's namespace, after vec_avx2.h.
 
-struct NibbleTable {  // value = (bytes[code] - zero) * scale
+struct NibbleTable {  // value = bytes[code] * scale + bias
   __m128i bytes;
-  V zero, scale;
+  V scale, bias;
 };
 
-inline NibbleTable nibble_table(bool fp4, float zero, float scale) {
+inline NibbleTable nibble_table(bool fp4, float scale, float bias) {
   if (fp4) {  // doubled, so that they are integers
-    return {_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12), set1(0), set1(scale * 0.5f)};
+    return {_mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12), set1(scale * 0.5f), set1(bias)};
   }
-  return {_mm_setr_epi8(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7), set1(zero), set1(scale)};
+  return {_mm_setr_epi8(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7), set1(scale), set1(bias)};
 }
 
 inline V widen_int8(__m128i codes) {
@@ -20,16 +20,16 @@ inline void decode_nibbles(const uint8_t* codes, const NibbleTable& low, const N
   const __m128i b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)), mask = _mm_set1_epi8(15);
   const __m128i l = _mm_shuffle_epi8(low.bytes, _mm_and_si128(b, mask)),
                 h = _mm_shuffle_epi8(high.bytes, _mm_and_si128(_mm_srli_epi16(b, 4), mask));
-  F32::store(out, mul(sub(widen_int8(l), low.zero), low.scale));
-  F32::store(out + 8, mul(sub(widen_int8(_mm_srli_si128(l, 8)), low.zero), low.scale));
-  F32::store(out + 16, mul(sub(widen_int8(h), high.zero), high.scale));
-  F32::store(out + 24, mul(sub(widen_int8(_mm_srli_si128(h, 8)), high.zero), high.scale));
+  F32::store(out, fma(widen_int8(l), low.scale, low.bias));
+  F32::store(out + 8, fma(widen_int8(_mm_srli_si128(l, 8)), low.scale, low.bias));
+  F32::store(out + 16, fma(widen_int8(h), high.scale, high.bias));
+  F32::store(out + 24, fma(widen_int8(_mm_srli_si128(h, 8)), high.scale, high.bias));
 }
 
-inline void decode_int8(const int8_t* codes, float zero, float scale, float* out) {
-  PINION_UNROLL for (int i = 0; i < 4; ++i) {
+inline void decode_int8(const int8_t* codes, float scale, float bias, float* out) {  // 16 of them
+  PINION_UNROLL for (int i = 0; i < 2; ++i) {
     const __m128i b = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes + 8 * i));
-    F32::store(out + 8 * i, mul(sub(widen_int8(b), set1(zero)), set1(scale)));
+    F32::store(out + 8 * i, fma(widen_int8(b), set1(scale), set1(bias)));
   }
 }
 

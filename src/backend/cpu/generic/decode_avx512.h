@@ -1,9 +1,9 @@
 // Codes of packed weights to f32 on AVX-512: 32 at a time. Included inside an ISA's namespace, after vec_avx512.h.
 
-inline V nibble_table(bool fp4, float zero, float scale) {
+inline V nibble_table(bool fp4, float scale, float bias) {
   const V values = fp4 ? _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6)
                        : _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-  return mul(sub(values, set1(zero)), set1(scale));
+  return fma(values, set1(scale), set1(bias));
 }
 
 // A permutation looks at the low four bits of a lane alone.
@@ -13,11 +13,9 @@ inline void decode_nibbles(const uint8_t* codes, V low, V high, float* out) {
   F32::store(out + 16, _mm512_permutexvar_ps(_mm512_srli_epi32(b, 4), high));
 }
 
-inline void decode_int8(const int8_t* codes, float zero, float scale, float* out) {
-  PINION_UNROLL for (int i = 0; i < 2; ++i) {
-    const __m512i b = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes) + i));
-    F32::store(out + 16 * i, mul(sub(_mm512_cvtepi32_ps(b), set1(zero)), set1(scale)));
-  }
+inline void decode_int8(const int8_t* codes, float scale, float bias, float* out) {  // 16 of them
+  const __m512i b = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+  F32::store(out, fma(_mm512_cvtepi32_ps(b), set1(scale), set1(bias)));
 }
 
 // e4m3's exponent and mantissa where f32's begin: the exponents' biases differ by 120.

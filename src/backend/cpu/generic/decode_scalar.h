@@ -4,12 +4,12 @@ struct NibbleTable {
   float values[16];
 };
 
-inline NibbleTable nibble_table(bool fp4, float zero, float scale) {
+inline NibbleTable nibble_table(bool fp4, float scale, float bias) {
   constexpr float kFp4[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
   NibbleTable t;
   for (int i = 0; i < 16; ++i) {
     const float value = !fp4 ? static_cast<float>(i - 8) : i < 8 ? kFp4[i] : -kFp4[i - 8];
-    t.values[i] = (value - zero) * scale;
+    t.values[i] = value * scale + bias;
   }
   return t;
 }
@@ -18,8 +18,8 @@ inline void decode_nibbles(const uint8_t* codes, const NibbleTable& low, const N
   for (int i = 0; i < 16; ++i) out[i] = low.values[codes[i] & 15], out[16 + i] = high.values[codes[i] >> 4];
 }
 
-inline void decode_int8(const int8_t* codes, float zero, float scale, float* out) {
-  for (int i = 0; i < 32; ++i) out[i] = (static_cast<float>(codes[i]) - zero) * scale;
+inline void decode_int8(const int8_t* codes, float scale, float bias, float* out) {  // 16 of them
+  for (int i = 0; i < 16; ++i) out[i] = static_cast<float>(codes[i]) * scale + bias;
 }
 
 // e4m3's exponent and mantissa where f32's begin: the exponents' biases differ by 120.

@@ -65,6 +65,6 @@ inline void load_head8(const KvView& kv, const char* plane, int64_t kv_heads, in
   float own;
   __builtin_memcpy(&own, plane + kv_heads * kv.block_size * d + row * 4, sizeof own);
   const auto* codes = reinterpret_cast<const int8_t*>(from);
-  for (int64_t i = 0; i < whole; i += 32) decode_int8(codes + i, 0, own, out + i);
+  for (int64_t i = 0; i < whole; i += 16) decode_int8(codes + i, own, 0, out + i);
   for (int64_t i = whole; i < d; ++i) out[i] = static_cast<float>(codes[i]) * own;
 }

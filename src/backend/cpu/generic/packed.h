@@ -8,12 +8,14 @@ struct CodeRow {
   const uint8_t* codes;
   const uint8_t* scales;  // f32, or a byte each
   const int8_t* zeros;    // null: none
+  const float* offsets;   // null: none
   float factor;
 };
 
 inline CodeRow code_row(const PackedTask& t, int64_t row) {
   return {t.codes + row * t.code_row_bytes, t.scales + row * t.groups * t.scale_bytes,
-          t.zeros != nullptr ? t.zeros + row * t.groups : nullptr, t.factors != nullptr ? t.factors[row] : 1.0f};
+          t.zeros != nullptr ? t.zeros + row * t.groups : nullptr,
+          t.offsets != nullptr ? t.offsets + row * t.groups : nullptr, t.factors != nullptr ? t.factors[row] : 1.0f};
 }
 
 inline float float_of_bits(uint32_t bits) {
@@ -33,8 +35,12 @@ inline float group_scale(const PackedTask& t, const CodeRow& r, int64_t g) {
   return float_of_bits((b & 0x7f) << 20) * 0x1p120f * r.factor;  // e4m3, never negative
 }
 
-// Columns [k0, k0 + n) of a row as floats; n in whole units of 32. Integers and fp8 with one scale for the row keep
-// their codes: the scale is applied to the sum.
+// Whether the codes are multiplied as they are, and the row's one scale is applied to the sum.
+inline bool scales_sums(const PackedTask& t) {
+  return t.group == 0 && t.code_bits == 8 && t.offsets == nullptr;
+}
+
+// Columns [k0, k0 + n) of a row as floats; n in whole units of 32.
 inline void decode_row(const PackedTask& t, const CodeRow& r, int64_t k0, int64_t n, float* out) {
   const int64_t group = t.group > 0 ? t.group : k0 + n;
   const bool bytes = t.kind == PackedKind::fp8 || t.kind == PackedKind::int8;
@@ -43,23 +49,23 @@ inline void decode_row(const PackedTask& t, const CodeRow& r, int64_t k0, int64_
     for (int64_t c = 0; c < n; c += 32) {
       const int64_t g = (k0 + c) / 16;
       const float high = g + 1 < t.groups ? group_scale(t, r, g + 1) : 0.0f;
-      decode_nibbles(codes + c / 2, nibble_table(true, 0, group_scale(t, r, g)), nibble_table(true, 0, high), out + c);
+      decode_nibbles(codes + c / 2, nibble_table(true, group_scale(t, r, g), 0), nibble_table(true, high, 0), out + c);
     }
     return;
   }
   for (int64_t c = 0; c < n;) {
     const int64_t g = (k0 + c) / group, end = least(n, (g + 1) * group - k0);
-    const float zero = r.zeros != nullptr ? static_cast<float>(r.zeros[g]) : 0.0f;
+    const bool exists = g < t.groups;  // a group of 16 may be padding alone
+    const float scale = scales_sums(t) ? 1.0f : exists ? group_scale(t, r, g) : 0.0f;
+    float bias = r.zeros != nullptr && exists ? -static_cast<float>(r.zeros[g]) * scale : 0.0f;
+    if (r.offsets != nullptr && exists) bias -= r.offsets[g];
     if (!bytes) {
-      const auto table = nibble_table(t.kind == PackedKind::mxfp4, zero, group_scale(t, r, g));
+      const auto table = nibble_table(t.kind == PackedKind::mxfp4, scale, bias);
       for (; c < end; c += 32) decode_nibbles(codes + c / 2, table, table, out + c);
+    } else if (t.kind == PackedKind::fp8) {
+      for (; c < end; c += 32) decode_fp8(codes + c, scale, out + c);
     } else {
-      const float scale = t.group > 0 ? group_scale(t, r, g) : 1.0f;
-      if (t.kind == PackedKind::fp8) {
-        for (; c < end; c += 32) decode_fp8(codes + c, scale, out + c);
-      } else {
-        for (; c < end; c += 32) decode_int8(reinterpret_cast<const int8_t*>(codes + c), zero, scale, out + c);
-      }
+      for (; c < end; c += 16) decode_int8(reinterpret_cast<const int8_t*>(codes + c), scale, bias, out + c);
     }
   }
 }
@@ -96,7 +102,7 @@ inline __attribute__((noinline)) void packed_dot(const float* w, const float* x,
 }
 
 inline float row_scale(const PackedTask& t, int64_t row) {
-  return t.group > 0 || t.code_bits == 4 ? 1.0f : group_scale(t, code_row(t, row), 0);
+  return scales_sums(t) ? group_scale(t, code_row(t, row), 0) : 1.0f;
 }
 
 inline void packed_row(const PackedTask& t, int64_t row, int64_t width, float scale, float* y) {
@@ -150,23 +156,61 @@ inline void packed(const PackedTask& t, int64_t first, int64_t last, int64_t m_f
   }
 }
 
-// ---- int8 weights by int8 inputs ----
+// ---- rounded inputs ----
 
-// One row of x as 128 + round(x / scale), scale = absmax / 127; the columns up to `padded` count as zero.
-inline float round_row(const float* x, int64_t k, int64_t padded, uint8_t* out) {
+struct RowScale {
+  float scale, inverse;
+};
+
+// `fixed` 0: that of n numbers, their absmax over `largest`.
+inline RowScale row_scale_of(const float* x, int64_t n, float fixed, float largest) {
+  if (fixed > 0) return {fixed, 1 / fixed};
   V most_v = zero();
   int64_t c = 0;
-  for (; c + kW <= k; c += kW) most_v = max(most_v, absolute(F32::load(x + c)));
-  if (c < k) most_v = max(most_v, absolute(F32::load_partial(x + c, static_cast<int>(k - c))));
-  const float absmax = hmax(most_v), inverse = absmax > 1e-30f ? 127.0f / absmax : 0.0f;
+  for (; c + kW <= n; c += kW) most_v = max(most_v, absolute(F32::load(x + c)));
+  if (c < n) most_v = max(most_v, absolute(F32::load_partial(x + c, static_cast<int>(n - c))));
+  const float absmax = hmax(most_v);
+  return absmax > 1e-30f ? RowScale{absmax / largest, largest / absmax} : RowScale{1, 0};
+}
+
+inline V round_int8(V v) {
+  return max(min(round_nearest(v), set1(127)), set1(-128));
+}
+
+// To the nearest e4m3 number, ties to even: adding 1.5 * 2^23 units of its last place rounds the sum there.
+inline V round_e4m3(V v) {
+  v = max(min(v, set1(448)), set1(-448));
+  const V magic = mul(max(exponent(v), set1(0x1p-6f)), set1(0x1.8p20f));
+  return sub(add(v, magic), magic);
+}
+
+inline void round_floats(const float* x, int64_t k, InputRounding inputs, float fixed, float* out) {
+  const bool int8 = inputs == InputRounding::int8_token || inputs == InputRounding::int8_static;
+  const int64_t group = inputs == InputRounding::fp8_group128 ? 128 : k;
+  for (int64_t k0 = 0; k0 < k; k0 += group) {
+    const int64_t n = least(group, k - k0);
+    const RowScale s = row_scale_of(x + k0, n, fixed, int8 ? 127 : 448);
+    for (int64_t c = k0; c < k0 + n; c += kW) {
+      const int lanes = static_cast<int>(least(kW, k0 + n - c));
+      const V v = mul(F32::load_partial(x + c, lanes), set1(s.inverse));
+      F32::store_partial(out + c, mul(int8 ? round_int8(v) : round_e4m3(v), set1(s.scale)), lanes);
+    }
+  }
+}
+
+// ---- int8 weights by int8 inputs ----
+
+// One row of x as 128 + round(x / scale); the columns up to `padded` count as zero.
+inline float round_row(const float* x, int64_t k, int64_t padded, float fixed, uint8_t* out) {
+  const RowScale s = row_scale_of(x, k, fixed, 127);
   float rounded[kW];
-  for (c = 0; c < k; c += kW) {
+  for (int64_t c = 0; c < k; c += kW) {
     const int lanes = static_cast<int>(least(kW, k - c));
-    F32::store(rounded, round_nearest(mul(F32::load_partial(x + c, lanes), set1(inverse))));
+    F32::store(rounded, round_int8(mul(F32::load_partial(x + c, lanes), set1(s.inverse))));
     for (int i = 0; i < lanes; ++i) out[c + i] = static_cast<uint8_t>(static_cast<int32_t>(rounded[i]) + 128);
   }
-  for (c = k; c < padded; ++c) out[c] = 128;
-  return absmax > 1e-30f ? absmax / 127.0f : 1.0f;
+  for (int64_t c = k; c < padded; ++c) out[c] = 128;
+  return s.scale;
 }
 
 constexpr int kInt8Tokens = kW == 16 ? 4 : 2;

@@ -46,6 +46,9 @@ inline V zero_where_less(V x, V limit, V value) {  // 0 where x < limit, value e
 inline V absolute(V a) {
   return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a);
 }
+inline V exponent(V a) {  // the power of two at or below |a|; 0 for subnormal numbers
+  return _mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000)));
+}
 
 inline __m128 sum128(V v) {
   return _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -45,6 +45,9 @@ inline V zero_where_less(V x, V limit, V value) {  // 0 where x < limit, value e
 inline V absolute(V a) {
   return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a);
 }
+inline V exponent(V a) {  // the power of two at or below |a|; 0 for subnormal numbers
+  return _mm512_and_ps(a, _mm512_castsi512_ps(_mm512_set1_epi32(0x7f800000)));
+}
 
 inline __m128 sum128(V v) {
   const __m256 a = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));

@@ -49,6 +49,11 @@ inline V zero_where_less(V x, V limit, V value) {
 inline V absolute(V a) {
   return a < zero() ? -a : a;
 }
+inline V exponent(V a) {  // the power of two at or below |a|; 0 for subnormal numbers
+  for (int i = 0; i < 4; ++i)
+    a[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(static_cast<float>(a[i])) & 0x7f800000);
+  return a;
+}
 // Four sums at once: out[r] is the sum of the lanes of the r-th argument.
 inline void hsum4(V a, V b, V c, V d, float* out) {
   const V v[4] = {a, b, c, d};

@@ -1,6 +1,7 @@
 // Mixture of experts on the CPU. Slots are sorted by expert; each expert that a slot names is one linear over the rows
 // of its slots, by the same kernels as dense linears, so that a row's sums do not depend on the rows beside it. No
 // expert without a slot is read. Few rows go through in place; otherwise rows are gathered before and scattered after.
+// Packed experts differ in what reads a piece of their weights, and in that rows are gathered as they are.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -9,6 +10,7 @@
 #include "backend/cpu/cpu_stream.h"
 #include "backend/cpu/kernel_list.h"
 #include "backend/cpu/kernels/moe_route.h"
+#include "backend/cpu/kernels/packed.h"
 
 namespace pinion::cpu {
 namespace {
@@ -17,7 +19,7 @@ namespace {
 
 // In the workspace, in this order; sizes in bytes, rounded up to lines.
 struct Places {
-  size_t counts, slots, gathered, sums, scratch;  // where each begins
+  size_t counts, slots, copies, gathered, sums, scratch;  // where each begins
   size_t total, scratch_floats;
 };
 
@@ -29,23 +31,26 @@ int64_t gather_scratch(const LinearTile& tile) {
   return tile.m_block * kSumBlock;
 }
 
-Places places(const MoeLinear& op, int64_t rows, int threads) {
+Places places(const MoeLinear& op, const WeightSpec& weight, int64_t rows, int threads) {
   const size_t slots = static_cast<size_t>(rows * op.top_k);
   Places p{};
   p.counts = 0;
   p.slots = p.counts + lines((op.experts + 2) * sizeof(int32_t));
-  p.gathered = p.slots + lines(slots * sizeof(int32_t));
+  p.copies = p.slots + lines(slots * sizeof(int32_t));
+  const bool copied = weight.layout == Layout::packed && copies_rows(weight.packing);
+  p.gathered = p.copies + (copied ? lines(static_cast<size_t>(rows * op.input_width()) * sizeof(float)) : 0);
   p.sums = p.gathered + lines(slots * op.in * sizeof(float));
   p.scratch = p.sums + lines(slots * op.out * sizeof(float));
   const LinearTile few = linear_tile(1, op.in), many = linear_tile(slots, op.in);
-  const int64_t linear = std::max({gemm_scratch(few), gemm_scratch(many), gather_scratch(few), gather_scratch(many)});
+  const int64_t dense = std::max({gemm_scratch(few), gemm_scratch(many), gather_scratch(few), gather_scratch(many)});
+  const int64_t linear = weight.layout == Layout::packed ? kPackedScratch : dense;
   p.scratch_floats = static_cast<size_t>(std::max(linear, op.out) + 15) / 16 * 16;
   p.total = p.scratch + p.scratch_floats * sizeof(float) * threads;
   return p;
 }
 
 size_t linear_workspace(const Call& call, const Tuning&, const DeviceInfo& info) {
-  return places(std::get<MoeLinear>(*call.op), call.rows, info.threads).total;
+  return places(std::get<MoeLinear>(*call.op), call.weights[0], call.rows, info.threads).total;
 }
 
 struct Group {  // the slots [first, last) of the sorted list, all of one expert
@@ -76,15 +81,16 @@ struct Piece {
 };
 
 // Pieces of at least 64 KiB of weights, and a few per thread. A large group is cut by its rows too.
-std::vector<Piece> divide(const MoeLinear& op, std::span<const Group> groups, size_t element, int threads) {
+std::vector<Piece> divide(const MoeLinear& op, std::span<const Group> groups, bool packed, int64_t row_bytes,
+                          int threads) {
   std::vector<Piece> pieces;
-  const int64_t row_bytes = op.in * static_cast<int64_t>(element);
   const int64_t all = std::ssize(groups) * op.out;
   const int64_t wanted = std::max<int64_t>(1, std::min<int64_t>(8L * threads, all * row_bytes / 65536));
   for (int64_t g = 0; g < std::ssize(groups); ++g) {
     const int64_t m = groups[g].last - groups[g].first;
     const LinearTile tile = linear_tile(m, op.in);
-    const int64_t panel = tile.panel, parts = (m + tile.m_block - 1) / tile.m_block;
+    const int64_t panel = packed ? kPackedPanel : tile.panel, block = packed ? kPackedPieceRows : tile.m_block;
+    const int64_t parts = (m + block - 1) / block;
     const int64_t panels = (op.out + panel - 1) / panel;
     const int64_t run = std::max<int64_t>(1, std::min(panels, panels * std::ssize(groups) / wanted));
     for (int64_t i = 0; i < panels; i += run) {
@@ -123,18 +129,34 @@ void pack(const MoeLinear& op, std::span<const Group> groups, const int32_t* sor
   });
 }
 
+// The rows of every group of more than one, side by side.
+template <class F>
+void gather(const MoeLinear& op, std::span<const Group> groups, const int32_t* sorted, const F& input_of, float* to,
+            CpuStream& cpu) {
+  cpu.run(std::ssize(groups), [&](int64_t i) {
+    const Group& g = groups[i];
+    if (g.last - g.first == 1) return;
+    for (int64_t t = g.first; t < g.last; ++t) {
+      std::memcpy(to + t * op.in, input_of(sorted[t]), op.in * sizeof(float));
+    }
+  });
+}
+
 void linear(const LaunchArgs& args, Stream& stream) {
   const auto& op = std::get<MoeLinear>(*args.op);
+  const WeightView& w = args.weights[0];
+  const bool packed = w.layout == Layout::packed;
   CpuStream& cpu = cpu_stream(stream);
   const int64_t rows = args.in[0].shape[0], slots = rows * op.top_k, width = op.slot_width();
   if (rows == 0) return;
-  const Places at = places(op, rows, cpu.threads());
+  const Places at = places(op, w, rows, cpu.threads());
   check(args.workspace.size() >= at.total, "moe_linear's workspace is too small");
   std::byte* memory = args.workspace.data();
   auto* sorted = reinterpret_cast<int32_t*>(memory + at.slots);
   auto *gathered = reinterpret_cast<float*>(memory + at.gathered), *sums = reinterpret_cast<float*>(memory + at.sums);
   auto* scratch = reinterpret_cast<float*>(memory + at.scratch);
-  const float* x = args.in[0].as<float>();
+  const float* x = prepare_rows(w, args.in[0].as<float>(), rows * op.input_width() / op.in, op.in,
+                                reinterpret_cast<float*>(memory + at.copies), cpu);
   float* y = args.out[0].as<float>();
   const auto groups =
       sort_slots(op, args.in[1].as<int32_t>(), slots, reinterpret_cast<int32_t*>(memory + at.counts), sorted);
@@ -146,16 +168,20 @@ void linear(const LaunchArgs& args, Stream& stream) {
       op.epilogue != ExpertEpilogue::none && (op.epilogue != ExpertEpilogue::gated || op.act != Activation::silu);
   const int64_t sum_width = raw ? op.out : width;
   const auto alone = [&](const Group& g) { return g.last - g.first == 1; };
-  pack(op, groups, sorted, input_of, gathered, scratch, at.scratch_floats, cpu);
+  if (packed) {
+    gather(op, groups, sorted, input_of, gathered, cpu);
+  } else {
+    pack(op, groups, sorted, input_of, gathered, scratch, at.scratch_floats, cpu);
+  }
 
-  const WeightView& w = args.weights[0];
   const size_t element = bit_size(w.dtype) / 8;
-  const auto pieces = divide(op, groups, element, cpu.threads());
+  const int64_t row_bytes = packed ? w.row_layout().code_row_bytes() : op.in * static_cast<int64_t>(element);
+  const auto pieces = divide(op, groups, packed, row_bytes, cpu.threads());
   cpu.run_slots(std::ssize(pieces), [&](int64_t slot, int64_t i) {
     const Piece& p = pieces[i];
     const Group& g = groups[p.group];
     const bool in_place = alone(g);
-    LinearTask task{.weight = {static_cast<const std::byte*>(w.data) + g.expert * op.out * op.in * element, w.dtype},
+    LinearTask task{.weight = {},
                     .bias = {},
                     .out = op.out,
                     .k = op.in,
@@ -167,9 +193,17 @@ void linear(const LaunchArgs& args, Stream& stream) {
       const WeightView& b = args.weights[1];
       task.bias = {static_cast<const std::byte*>(b.data) + g.expert * op.out * bit_size(b.dtype) / 8, b.dtype};
     }
+    float* own = scratch + slot * at.scratch_floats;
+    if (packed) {
+      PackedTask piece = packed_task(w, g.expert * op.out);
+      piece.linear = task;
+      if (!in_place) piece.linear.x = gathered + g.first * op.in;
+      return cpu.isa().packed(piece, p.first, p.last, p.m_first, p.m_last, own);
+    }
+    task.weight = {static_cast<const std::byte*>(w.data) + g.expert * op.out * op.in * element, w.dtype};
     if (in_place) return cpu.isa().gemv(task, 0, p.first, p.last);
     cpu.isa().gemm(task, linear_tile(task.m, op.in), p.first, p.last, p.m_first, p.m_last,
-                   gathered + (g.first + p.m_first) * op.in, scratch + slot * at.scratch_floats);
+                   gathered + (g.first + p.m_first) * op.in, own);
   });
 
   if (!raw && std::ssize(groups) == slots) return;  // every output is in its place
@@ -220,6 +254,9 @@ void combine(const LaunchArgs& args, Stream& stream) {
 std::string why_not(const Call& call, const DeviceInfo&) {
   return why_not_floats(call);
 }
+std::string packed_why_not(const Call& call, const DeviceInfo&) {
+  return why_not_packed(call);
+}
 
 double route_us(const Call& call, const Tuning&, const DeviceInfo&) {
   const auto& op = std::get<MoeRoute>(*call.op);
@@ -232,8 +269,8 @@ double linear_us(const Call& call, const Tuning&, const DeviceInfo& info) {
   const double slots = static_cast<double>(call.rows * op.top_k), n = static_cast<double>(op.experts);
   const double hit = n * (1 - std::pow(1 - 1 / n, slots));
   const double weight = static_cast<double>(op.in * op.out);
-  const double element = call.weights.empty() ? 4 : bit_size(call.weights[0].dtype) / 8.0;
-  const double bytes = hit * weight * element + 4 * slots * static_cast<double>(op.in + op.out);
+  const double stored = call.weights.empty() ? 4 * n * weight : static_cast<double>(call.weights[0].bytes());
+  const double bytes = hit * stored / n + 4 * slots * static_cast<double>(op.in + op.out);
   return 4 + std::max(bytes / (info.read_gbps * 0.8), 2 * slots * weight / (info.f32_gflops * 0.6)) * 1e-3;
 }
 
@@ -257,6 +294,14 @@ constexpr std::array kKernels = {
            .estimate_us = linear_us,
            .workspace = linear_workspace,
            .launch = linear},
+    Kernel{.name = "cpu.moe_linear.packed",
+           .op = OpKind::moe_linear,
+           .layout = Layout::packed,
+           .why_not = packed_why_not,
+           .tunings = nullptr,
+           .estimate_us = linear_us,
+           .workspace = linear_workspace,
+           .launch = linear},
     Kernel{.name = "cpu.moe_combine",
            .op = OpKind::moe_combine,
            .why_not = why_not,
@@ -269,10 +314,9 @@ constexpr std::array kKernels = {
 }  // namespace
 
 std::span<const Kernel> moe_kernels(OpKind kind) {
-  for (const Kernel& k : kKernels) {
-    if (k.op == kind) return {&k, 1};
-  }
-  return {};
+  const auto of_kind = [&](const Kernel& k) { return k.op == kind; };
+  const auto* first = std::ranges::find_if(kKernels, of_kind);  // those of one op are neighbours
+  return {first, std::ranges::find_if_not(first, kKernels.end(), of_kind)};
 }
 
 }  // namespace pinion::cpu

@@ -32,13 +32,7 @@ Result<QuantizedMatrix> encode_fp8(const FloatMatrix& w, const EncodeOptions& op
       m.codes[i] = f32_to_e4m3(w.data[i] / m.scales[m.scale_index(n, k)]);
     }
   }
-  if (options.input == InputQuant::e4m3_static) {
-    if (calibration == nullptr || !(calibration->absmax > 0)) {
-      return fail(Errc::invalid_argument, "fp8 with static inputs needs their calibrated range", {},
-                  "give --calib_dataset, or take per-token inputs");
-    }
-    m.input_scale = calibration->absmax / kE4m3Max;
-  }
+  PINION_OK(set_input_scale(m, calibration));
   return m;
 }
 

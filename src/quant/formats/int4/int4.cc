@@ -43,7 +43,8 @@ Result<int32_t> check_int4_group(int64_t cols, int32_t group) {
   return group;
 }
 
-Result<QuantizedMatrix> encode_int4(const FloatMatrix& w, const EncodeOptions& options, const Calibration*) {
+Result<QuantizedMatrix> encode_int4(const FloatMatrix& w, const EncodeOptions& options,
+                                    const Calibration* calibration) {
   PINION_OK(check_encodable(w));
   PINION_TRY(const int32_t group, check_int4_group(w.cols, options.group));
   QuantizedMatrix m{.scheme = {.bits = 4,
@@ -61,6 +62,7 @@ Result<QuantizedMatrix> encode_int4(const FloatMatrix& w, const EncodeOptions& o
     if (options.zero_points) m.zeros.push_back(g.zero);
     for (int64_t i = 0; i < group; ++i) m.codes[begin + i] = static_cast<uint8_t>(g.encode(values[i]));
   }
+  PINION_OK(set_input_scale(m, calibration));
   return m;
 }
 

@@ -21,13 +21,7 @@ Result<QuantizedMatrix> encode_int8(const FloatMatrix& w, const EncodeOptions& o
       m.codes[n * w.cols + k] = static_cast<uint8_t>(static_cast<int8_t>(q));
     }
   }
-  if (options.input == InputQuant::int8_static) {
-    if (calibration == nullptr || !(calibration->absmax > 0)) {
-      return fail(Errc::invalid_argument, "int8 with static inputs needs their calibrated range", {},
-                  "give --calib_dataset, or take per-token inputs");
-    }
-    m.input_scale = calibration->absmax / 127;
-  }
+  PINION_OK(set_input_scale(m, calibration));
   return m;
 }
 

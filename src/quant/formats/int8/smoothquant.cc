@@ -12,6 +12,7 @@ std::vector<float> smooth_scales(std::span<const float> input_absmax, std::span<
                                  float alpha) {
   const int64_t cols = std::ssize(input_absmax);
   std::vector<float> weight_absmax(cols), scale(cols, 1.0f);
+  if (alpha == 0) return scale;
   for (const FloatMatrix& w : linears) {
     check(w.cols == cols, "smooth_scales: the linears share the input");
     for (int64_t i = 0; i < std::ssize(w.data); ++i) {
@@ -38,7 +39,7 @@ Result<QuantizedMatrix> encode_int8_sq(const FloatMatrix& w, const EncodeOptions
   for (int64_t i = 0; i < std::ssize(x.data); ++i) {
     absmax[i % w.cols] = std::max(absmax[i % w.cols], std::fabs(x.data[i]));
   }
-  const std::vector<float> scale = smooth_scales(absmax, std::span(&w, 1));
+  const std::vector<float> scale = smooth_scales(absmax, std::span(&w, 1), options.smooth_alpha);
   std::vector<float> smoothed(w.data.begin(), w.data.end());
   for (int64_t i = 0; i < std::ssize(smoothed); ++i) smoothed[i] *= scale[i % w.cols];
   Calibration after = *calibration;

@@ -10,7 +10,8 @@
 namespace pinion {
 
 // s[k] = max|x_k|^alpha / max_n|W[n, k]|^(1 - alpha) over the linears that share the input: inputs are divided by s,
-// columns multiplied. input_absmax: [cols]. A column that is never used, or all zero, keeps 1.
+// columns multiplied. input_absmax: [cols]. A column that is never used, or all zero, keeps 1; all do with an alpha of
+// 0 (W8A8 without smoothing).
 std::vector<float> smooth_scales(std::span<const float> input_absmax, std::span<const FloatMatrix> linears,
                                  float alpha = 0.5f);
 
