@@ -46,7 +46,7 @@ void AnswerAccount::end(End how, const ResponseWriter& writer, AccessRecord& rec
   switch (how) {
     case End::late:
       metrics.failed(FailureReason::canceled);
-      record.status = too_late().status;
+      record.status = too_late(state_).status;
       return;
     case End::left:
       metrics.disconnected();
@@ -63,7 +63,8 @@ void AnswerAccount::end(End how, const ResponseWriter& writer, AccessRecord& rec
   record.status = writer.failed() ? writer.failed()->status : 200;
 }
 
-ApiError too_late() {
+ApiError too_late(const ServerState& state) {
+  if (state.expired) return {.status = 503, .message = "the server ends", .code = "shutting_down", .retry_after = 1};
   return {.status = 504, .message = "the request took too long", .code = "request_timeout"};
 }
 

@@ -30,8 +30,8 @@ class AnswerAccount {
   std::vector<std::optional<Clock::time_point>> last_;  // by sequence
 };
 
-// The answer to a request that took longer than the server's limit.
-ApiError too_late();
+// The answer to a request that is cut off: it took longer than the server's limit, or than what a drain leaves.
+ApiError too_late(const ServerState& state);
 
 // Counts and logs a request that ends now. `key`: of the limiter, -1: none; `record` has all but route, key and time.
 void log_answer(ServerState& state, AccessRecord& record, const TraceContext& trace, std::string_view route, int key,

@@ -19,7 +19,9 @@
 #include <boost/beast/http/string_body.hpp>
 
 #include "base/log.h"
+#include "server/answer_account.h"
 #include "server/generation.h"
+#include "server/http_wire.h"
 #include "server/tls.h"
 
 namespace pinion {
@@ -35,17 +37,6 @@ constexpr auto use_tuple = asio::as_tuple(asio::use_awaitable);
 constexpr milliseconds gone_poll{50};  // how often a client that has pipelined more is asked whether it is still there
 constexpr size_t head_bytes = 4096, body_bytes = 65536;  // of one read: idle connections stay small
 constexpr milliseconds linger_time{2000};  // for a refused request's rest, so that the refusal is not lost to a reset
-
-double seconds_since(ServerMetrics::Clock::time_point start) {
-  return std::chrono::duration<double>(ServerMetrics::Clock::now() - start).count();
-}
-
-bool is_plain_id(std::string_view id) {
-  return !id.empty() && id.size() <= 128 && std::all_of(id.begin(), id.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' ||
-           c == '.';
-  });
-}
 
 struct Received {
   HttpRequest request;
@@ -106,17 +97,15 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       ~Leave() { --count; }
     } leave{state_.in_flight};
     HttpRequest& request = received.request;
-    if (!is_plain_id(request.request_id)) request.request_id = random_id();
+    if (request.request_id.empty()) request.request_id = random_id();  // of what is refused
     const TraceContext trace = continue_trace(request.traceparent, state_.spans != nullptr);
     fields_ = fmt::format("X-Request-Id: {}\r\n", request.request_id);
     if (!trace.header.empty()) fields_ += fmt::format("traceparent: {}\r\n", trace.header);
     AccessRecord record{.request_id = request.request_id, .trace_id = trace.trace_id, .method = request.method};
     if (received.refusal) {
-      state_.metrics.http_request("refused", received.refusal->status);
       record.status = received.refusal->status;
-      record.route = "refused";
-      log(record);
-      co_await write(encode_response(error_response(*received.refusal), state_, false, false, fields_));
+      finish_record(record, {}, "refused", -1, ServerMetrics::Clock::now());
+      co_await write(encode_response(error_response(*received.refusal), state_.options, false, false, fields_));
       co_await linger();
       co_return false;
     }
@@ -131,7 +120,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       record.status = response->status;
       // Before it is sent: who has the answer finds it counted.
       finish_record(record, trace, reply.route, key, arrival);
-      keep &= co_await write(encode_response(*response, state_, keep, head_only, fields_));
+      keep &= co_await write(encode_response(*response, state_.options, keep, head_only, fields_));
     } else {
       auto& generation = std::get<GenerationReply>(reply.content);
       const ModelHandle model = generation.model;  // the record's name is its
@@ -144,21 +133,11 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
 
   void finish_record(AccessRecord& record, const TraceContext& trace, std::string_view route, int key,
                      ServerMetrics::Clock::time_point arrival) {
-    state_.metrics.http_request(route, record.status);
-    record.route = route;
-    record.seconds = seconds_since(arrival);
-    if (key >= 0) record.key = state_.options.api_keys[static_cast<size_t>(key)].name;
-    if (state_.spans) state_.spans->record(trace, record);
-    log(record);
-  }
-
-  void log(AccessRecord& record) {
-    if (!state_.access_log) return;
     error_code ignored;
     const auto peer = stream_.socket().remote_endpoint(ignored);
-    const std::string remote = ignored ? std::string() : peer.address().to_string();
+    const std::string remote = ignored || !state_.access_log ? std::string() : peer.address().to_string();
     record.remote = remote;
-    state_.access_log->write(record);
+    log_answer(state_, record, trace, route, key, arrival);
   }
 
   Reply handle_safely(const HttpRequest& request) {
@@ -209,7 +188,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     const auto& message = parser.get();
     out.http10 = message.version() < 11;
     out.keep_alive = message.keep_alive();
-    out.refusal = check_header(message);
+    out.refusal = check_http_header(message, state_.options);
     if (out.refusal) co_return true;
     if (!parser.is_done() && beast::iequals(message[http::field::expect], "100-continue")) {
       if (!co_await write("HTTP/1.1 100 Continue\r\n\r\n")) co_return false;
@@ -225,7 +204,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       bytes += buffer_.size() - before;
     }
     stream_.expires_never();
-    fill(out.request, parser.release());
+    out.request = read_http_request(parser.release());
     co_return true;
   }
 
@@ -284,52 +263,6 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     return true;
   }
 
-  // What the parser lets pass and proxies may read in another way: two readings of one request are smuggling.
-  template <class Message>
-  std::optional<ApiError> check_header(const Message& message) const {
-    const auto bad = [](std::string_view what) {
-      return ApiError{.message = "malformed HTTP: " + std::string(what), .code = "bad_http"};
-    };
-    if (message.target().size() > state_.options.max_uri_bytes) {
-      return ApiError{.status = 414, .message = "the URI is too long", .code = "uri_too_long"};
-    }
-    size_t fields = 0;
-    for ([[maybe_unused]] const auto& field : message) ++fields;
-    if (fields > state_.options.max_headers) {
-      return ApiError{.status = 431, .message = "too many header fields", .code = "header_too_large"};
-    }
-    const size_t hosts = message.count(http::field::host);
-    if (hosts > 1 || (hosts == 0 && message.version() >= 11)) return bad("expected one Host field");
-    const size_t encodings = message.count(http::field::transfer_encoding);
-    if (encodings > 0) {
-      if (encodings > 1 || !beast::iequals(message[http::field::transfer_encoding], "chunked")) {
-        return bad("Transfer-Encoding is not \"chunked\"");
-      }
-      if (message.version() < 11 || message.count(http::field::content_length) > 0) {
-        return bad("Transfer-Encoding is not allowed here");
-      }
-    }
-    if (message.count(http::field::content_length) > 1) return bad("more than one Content-Length");
-    if (message.target().empty() || message.target().front() != '/') {
-      if (message.target() != "*") return bad("the target is not a path");
-    }
-    return {};
-  }
-
-  template <class Message>
-  static void fill(HttpRequest& out, Message message) {
-    const auto text = [&](http::field field) { return std::string(message[field]); };
-    out.method = std::string(message.method_string());
-    out.path = std::string(message.target().substr(0, message.target().find('?')));
-    out.content_type = text(http::field::content_type);
-    out.content_encoding = text(http::field::content_encoding);
-    out.authorization = text(http::field::authorization);
-    out.request_id = std::string(message["X-Request-Id"]);
-    out.traceparent = std::string(message["traceparent"]);
-    out.inference_header_length = std::string(message["Inference-Header-Content-Length"]);
-    out.body = std::move(message.body());
-  }
-
   // Each part that the client takes renews the time: only a stall ends the connection.
   asio::awaitable<bool> write(std::string bytes) {
     if (tls_) {
@@ -370,7 +303,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
   asio::awaitable<void> generate(GenerationReply reply, bool& keep, bool http10,
                                  ServerMetrics::Clock::time_point arrival, AccessRecord& record) {
     ResponseWriter& writer = *reply.writer;
-    ModelMetrics& metrics = *reply.model->metrics;
+    AnswerAccount account(state_, reply, writer.sequences(), arrival);
     // An answer that does not stream waits for no reader: it is bounded by max_tokens.
     const size_t limit = writer.streams() ? state_.options.max_output_bytes : std::numeric_limits<size_t>::max();
     const auto generation = std::make_shared<Generation>(
@@ -388,10 +321,10 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       }
     } stop{*this, std::make_shared<asio::cancellation_signal>()};
     if (auto started = generation->start(std::move(reply.requests)); !started) {
-      metrics.failed(started.error().code == Errc::exhausted ? FailureReason::rejected : FailureReason::other);
+      account.refused(started.error());
       const HttpResponse response = writer.error(api_error(started.error()));
       record.status = response.status;
-      keep &= co_await write(encode_response(response, state_, keep, false, fields_));
+      keep &= co_await write(encode_response(response, state_.options, keep, false, fields_));
       co_return;
     }
     asio::co_spawn(stream_.get_executor(), watch(shared_from_this(), generation, stop.watching),
@@ -399,9 +332,6 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
 
     bool head_sent = false, late = false;
     const auto limit_time = state_.options.request_timeout;
-    std::optional<ServerMetrics::Clock::time_point> first;
-    RequestFigures figures;
-    std::vector<ServerMetrics::Clock::time_point> last(writer.sequences());
     std::string out;
     while (!writer.done() && !writer.failed()) {
       auto events = generation->take();
@@ -416,10 +346,7 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
         out = ": ping\n\n";  // nothing for a while: proxies would give up
       }
       for (auto& event : events) {
-        if (!event.piece.tokens.empty()) observe_token(metrics, arrival, first, last[event.sequence]);
-        figures.queue_seconds += event.piece.queue_seconds;
-        figures.prefill_seconds += event.piece.prefill_seconds;
-        figures.engine_decode_seconds += event.piece.decode_seconds;
+        account.add(event.sequence, event.piece);
         writer.add(event.sequence, std::move(event.piece), out);
       }
       if (writer.streams() && !out.empty()) {
@@ -428,25 +355,13 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       }
     }
 
-    const auto totals = writer.totals();
-    record.prompt_tokens = totals.prompt_tokens;
-    record.output_tokens = totals.output_tokens;
-    record.times = {.first_token = first ? std::chrono::duration<double>(*first - arrival).count() : 0,
-                    .queue = figures.queue_seconds,
-                    .prefill = figures.prefill_seconds,
-                    .decode = figures.engine_decode_seconds,
-                    .sequences = writer.sequences()};
-    state_.limiter.charge(reply.key, totals.prompt_tokens + totals.output_tokens);
+    using End = AnswerAccount::End;
+    account.end(late ? End::late : !writer.done() && !writer.failed() ? End::left : End::answered, writer, record);
     if (late) {
-      metrics.failed(FailureReason::canceled);
       generation->stop();
-      const ApiError error =
-          state_.expired
-              ? ApiError{.status = 503, .message = "the server ends", .code = "shutting_down", .retry_after = 1}
-              : ApiError{.status = 504, .message = "the request took too long", .code = "request_timeout"};
-      record.status = error.status;
+      const ApiError error = too_late(state_);
       if (!head_sent) {
-        keep &= co_await write(encode_response(writer.error(error), state_, keep, false, fields_));
+        keep &= co_await write(encode_response(writer.error(error), state_.options, keep, false, fields_));
       } else {  // no last chunk: what was sent is not the whole answer
         co_await send_events(writer.error_event(error), head_sent, keep, http10);
         keep = false;
@@ -454,24 +369,15 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
       co_return;
     }
     if (!writer.done() && !writer.failed()) {  // the client went away, or read too slowly
-      metrics.disconnected();
       keep = false;
-      record.status = 499;
       co_return;
     }
-    figures.seconds = seconds_since(arrival);
-    figures.decode_seconds = first ? seconds_since(*first) : 0;
-    metrics.finished(writer, figures);
-    if (writer.failed()) metrics.failed(FailureReason::backend);
     if (writer.failed() && !head_sent) {
-      const HttpResponse response = writer.error(*writer.failed());
-      record.status = response.status;
-      keep &= co_await write(encode_response(response, state_, keep, false, fields_));
+      keep &= co_await write(encode_response(writer.error(*writer.failed()), state_.options, keep, false, fields_));
       co_return;
     }
-    record.status = writer.failed() ? writer.failed()->status : 200;
     if (!writer.streams()) {
-      keep &= co_await write(encode_response(writer.response(), state_, keep, false, fields_));
+      keep &= co_await write(encode_response(writer.response(), state_.options, keep, false, fields_));
       co_return;
     }
     if (writer.failed()) {  // no [DONE]: what was sent is not the whole answer
@@ -483,32 +389,12 @@ class HttpConnection final : public Connection, public std::enable_shared_from_t
     keep = keep && sent && !http10 && !writer.failed();
   }
 
-  static void observe_token(ModelMetrics& metrics, ServerMetrics::Clock::time_point arrival,
-                            std::optional<ServerMetrics::Clock::time_point>& first,
-                            ServerMetrics::Clock::time_point& last) {
-    const auto now = ServerMetrics::Clock::now();
-    if (!first) {
-      first = now;
-      metrics.first_token(seconds_since(arrival));
-    }
-    if (last != ServerMetrics::Clock::time_point()) {
-      metrics.between_tokens(std::chrono::duration<double>(now - last).count());
-    }
-    last = now;
-  }
-
   // Events that came together travel in one chunk; before the first goes the head.
   asio::awaitable<bool> send_events(const std::string& events, bool& head_sent, bool keep, bool http10,
                                     bool last = false) {
     std::string bytes;
     if (!head_sent) {
-      bytes = fmt::format(
-          "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
-          "X-Accel-Buffering: no\r\n{}{}{}Connection: {}\r\n\r\n",
-          fields_,
-          state_.options.cors_origin.empty() ? ""
-                                             : "Access-Control-Allow-Origin: " + state_.options.cors_origin + "\r\n",
-          http10 ? "" : "Transfer-Encoding: chunked\r\n", keep && !http10 ? "keep-alive" : "close");
+      bytes = encode_stream_head(state_.options, keep, http10, fields_);
       head_sent = true;
     }
     bytes += http10 ? events : fmt::format("{:x}\r\n{}\r\n", events.size(), events);
@@ -569,26 +455,6 @@ std::shared_ptr<Connection> start_connection(asio::ip::tcp::socket socket, Serve
   auto connection = std::make_shared<HttpConnection>(std::move(socket), state, slow, metrics_only);
   connection->start();
   return connection;
-}
-
-std::string encode_response(const HttpResponse& response, const ServerState& state, bool keep_alive, bool head_only,
-                            std::string_view fields) {
-  const auto reason = http::obsolete_reason(static_cast<http::status>(response.status));
-  std::string out = fmt::format("HTTP/1.1 {} {}\r\n", response.status, std::string_view(reason.data(), reason.size()));
-  if (response.status != 204) {
-    out += fmt::format("Content-Type: {}\r\nContent-Length: {}\r\n", response.content_type, response.body.size());
-  }
-  out += fields;
-  for (const auto& [name, value] : response.headers) out += fmt::format("{}: {}\r\n", name, value);
-  if (!state.options.cors_origin.empty()) {
-    out += fmt::format(
-        "Access-Control-Allow-Origin: {}\r\nAccess-Control-Allow-Headers: *\r\n"
-        "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n",
-        state.options.cors_origin);
-  }
-  out += fmt::format("Connection: {}\r\n\r\n", keep_alive ? "keep-alive" : "close");
-  if (!head_only) out += response.body;
-  return out;
 }
 
 }  // namespace pinion

@@ -22,8 +22,4 @@ class Connection {
 std::shared_ptr<Connection> start_connection(boost::asio::ip::tcp::socket socket, ServerState& state, WorkQueue& slow,
                                              bool metrics_only = false);
 
-// The whole of an answer whose body is at hand, as bytes. `fields`: more header lines, each with its end.
-std::string encode_response(const HttpResponse& response, const ServerState& state, bool keep_alive, bool head_only,
-                            std::string_view fields);
-
 }  // namespace pinion

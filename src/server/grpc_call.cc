@@ -288,7 +288,7 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
         }
       }
       if (i->late || i->writer->failed()) {
-        const ApiError error = i->late ? too_late() : *i->writer->failed();
+        const ApiError error = i->late ? too_late(state_) : *i->writer->failed();
         end(*i, i->late ? AnswerAccount::End::late : AnswerAccount::End::answered);
         const std::string id = i->id;
         i = inferences_.erase(i);

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "server/connection.h"
 #include "server/grpc_server.h"
+#include "server/http_wire.h"
 
 namespace pinion {
 namespace {
@@ -145,7 +146,7 @@ struct Server::Impl {
     const std::string answer = encode_response(
         error_response(
             {.status = 503, .message = "too many connections", .code = "too_many_connections", .retry_after = 1}),
-        state, false, false, {});
+        state.options, false, false, {});
     socket.write_some(asio::buffer(answer), ignored);
     socket.shutdown(asio::socket_base::shutdown_send, ignored);
   }
