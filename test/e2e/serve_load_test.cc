@@ -10,6 +10,7 @@
 #include <array>
 #include <csignal>
 #include <ctime>
+#include <deque>
 #include <numeric>
 #include <thread>
 
@@ -27,7 +28,7 @@ using namespace std::chrono_literals;
 
 constexpr int32_t kVocab = 4096;  // of the demo model's tokenizer
 constexpr int32_t kBatch = 64;
-constexpr int32_t kQueue = 6;  // a tenth of the batch: what a request may wait is what a few others take to end
+constexpr int32_t kQueue = 2;  // of those beyond the batch: each waits for about one of the 64 to end
 constexpr std::array kOutputs = {8, 56, 24, 40, 16, 48, 32};  // tokens: so that answers do not end in step
 constexpr auto kStep = 20ms;
 
@@ -51,12 +52,18 @@ class FixedStepExecutor final : public Executor {
     std::this_thread::sleep_for(step_);
     return logits_;
   }
-  std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling>) override {
-    tokens_.clear();
+  // A step starts when the one before it has ended, as on a device.
+  void issue(const Batch& batch, std::span<const RowSampling>) override {
+    ends_ = std::max(ends_, std::chrono::steady_clock::now()) + step_;
+    Flight& flight = flights_.emplace_back(Flight{.ends = ends_, .tokens = {}});
     for (const BatchSeq& s : batch.seqs) {
-      if (s.outputs > 0) tokens_.push_back(1000 + (s.past + static_cast<int32_t>(s.tokens.size())) % 500);
+      if (s.outputs > 0) flight.tokens.push_back(1000 + (s.past + static_cast<int32_t>(s.tokens.size())) % 500);
     }
-    std::this_thread::sleep_for(step_);
+  }
+  std::span<const int32_t> collect() override {
+    std::this_thread::sleep_until(flights_.front().ends);
+    tokens_ = std::move(flights_.front().tokens);
+    flights_.pop_front();
     return tokens_;
   }
 
@@ -64,6 +71,12 @@ class FixedStepExecutor final : public Executor {
   const std::chrono::microseconds step_;
   std::vector<KvGroupInfo> groups_{{.window = 0, .layers = 1, .block_bytes = 64}};
   ExecutorOptions options_{.num_blocks = 8192, .max_batch_size = kBatch, .max_num_tokens = 2048};
+  struct Flight {
+    std::chrono::steady_clock::time_point ends;
+    std::vector<int32_t> tokens;
+  };
+  std::deque<Flight> flights_;
+  std::chrono::steady_clock::time_point ends_;
   std::vector<float> logits_;
   std::vector<int32_t> tokens_;
 };
@@ -212,7 +225,7 @@ TEST(ServeLoad, BehaviourBeyondCapacity) {
   LoadClient client(server.port(), completions());
   const auto busy = client.closed_loop(kBatch, load_seconds());
   expect_whole(busy);
-  EXPECT_EQ(pick(busy, 200, &LoadAnswer::seconds).size(), busy.size());
+  EXPECT_EQ(pick(busy, 200, &LoadAnswer::seconds).size(), busy.size()) << "no more streams than the batch holds";
   std::vector<double> steps;
   for (const LoadAnswer& a : busy) steps.push_back(a.seconds / kOutputs[a.request]);
   const double step = percentile(steps, 50);
@@ -220,7 +233,9 @@ TEST(ServeLoad, BehaviourBeyondCapacity) {
       kBatch / (step * std::accumulate(kOutputs.begin(), kOutputs.end(), 0.0) / static_cast<double>(kOutputs.size()));
   const auto below = client.open_loop(0.9 * capacity, std::max(load_seconds(), 3.0), 1);
   const auto ttft_below = pick(below, 200, &LoadAnswer::first_token);
+  const auto refused_below = pick(below, 429, &LoadAnswer::first_byte).size();
   expect_whole(below);
+  EXPECT_LT(static_cast<double>(refused_below), (strict() ? 0.2 : 0.6) * static_cast<double>(below.size()));
 
   const auto beyond = client.open_loop(10 * capacity, std::max(load_seconds(), 3.0), 2);
   const auto ttft_beyond = pick(beyond, 200, &LoadAnswer::first_token);
@@ -231,20 +246,19 @@ TEST(ServeLoad, BehaviourBeyondCapacity) {
       "capacity {:.0f} requests/s; time to first token, p50/p99 in ms: at 0.9x {:.0f}/{:.0f}, at 10x {:.0f}/{:.0f}\n",
       capacity, percentile(ttft_below, 50) * 1e3, percentile(ttft_below, 99) * 1e3, percentile(ttft_beyond, 50) * 1e3,
       percentile(ttft_beyond, 99) * 1e3);
-  fmt::print("{} of {} refused, first byte p50/p99/max {:.2f}/{:.2f}/{:.2f} ms\n", refused.size(), beyond.size(),
+  fmt::print("at 0.9x {} of {} refused\n", refused_below, below.size());
+  fmt::print("at 10x {} of {} refused, first byte p50/p99/max {:.2f}/{:.2f}/{:.2f} ms\n", refused.size(), beyond.size(),
              percentile(refused, 50) * 1e3, percentile(refused, 99) * 1e3, percentile(refused, 100) * 1e3);
   EXPECT_GT(static_cast<double>(refused.size()), 0.7 * static_cast<double>(beyond.size()));
-  EXPECT_GT(static_cast<double>(ttft_beyond.size()), 0.7 * capacity * load_seconds()) << "overload ate capacity";
-  if (!timed) return;
-  if (strict()) {
-    EXPECT_LE(percentile(refused, 99), 0.010);
-    EXPECT_LE(percentile(ttft_beyond, 99), 1.2 * percentile(ttft_below, 99));
-  } else {
-    EXPECT_LE(percentile(refused, 50), 0.010);
-    EXPECT_LE(percentile(ttft_beyond, 90), 2 * (kQueue / capacity + 3 * step)) << "longer than the queue is";
+  EXPECT_GT(static_cast<double>(ttft_beyond.size()), (strict() ? 0.8 : 0.3) * capacity * load_seconds())
+      << "overload ate capacity";
+  if (!strict() || !timed) {
+    EXPECT_LE(percentile(ttft_beyond, 50), 2.0) << "longer than the queue is";
+    return;
   }
-
-  const auto after = client.open_loop(0.5 * capacity, 2, 3);
+  EXPECT_LE(percentile(refused, 99), 0.010);
+  EXPECT_LE(percentile(ttft_beyond, 99), 1.2 * percentile(ttft_below, 99));
+  const auto after = client.open_loop(0.5 * capacity, 5, 3);
   EXPECT_EQ(pick(after, 200, &LoadAnswer::seconds).size(), after.size()) << "refused though the load is over";
 }
 
