@@ -14,7 +14,8 @@
 namespace pinion::cuda {
 namespace {
 
-constexpr int kMostTimed = 3;  // plans of one kernel among those that a build times: other kernels want their turn
+constexpr size_t kMostTimed = 3;  // plans of one kernel among those that a build times: other kernels want their turn
+constexpr size_t kMostLarge = 5;  // beyond 128 rows cuBLASLt has no rival
 
 const Linear& linear_op(const Call& call) {
   return std::get<Linear>(*call.op);
@@ -120,7 +121,7 @@ std::vector<Tuning> tunings_stream(const Call& call, const DeviceInfo& info) {
 std::vector<Tuning> tunings_wgmma(const Call& call, const DeviceInfo& info) {
   std::vector<Tuning> tunings;
   for (const WgmmaPlan& plan : linear_wgmma_plans(call.rows, linear_op(call).in, linear_op(call).out, info.threads)) {
-    if (tunings.size() < kMostTimed) tunings.push_back({{plan.groups, plan.splits, plan.share, 0}});
+    tunings.push_back({{plan.groups, plan.splits, plan.share, plan.rows}});
   }
   return tunings;
 }
@@ -140,7 +141,7 @@ std::vector<Tuning> tunings_large(const Call& call, const DeviceInfo&) {
       problem(linear_op(call), call.weights[0].dtype, call.values.in[0], call.values.out[0], call.rows);
   std::vector<Tuning> tunings;
   for (const LargePlan& plan : linear_large_plans(p, device)) {
-    if (tunings.size() < kMostTimed) tunings.push_back({plan.algorithm});
+    if (tunings.size() < (call.rows > 128 ? kMostLarge : kMostTimed)) tunings.push_back({plan.algorithm});
   }
   return tunings;
 }
@@ -179,7 +180,7 @@ void launch_stream(const LaunchArgs& args, Stream& stream) {
 
 void launch_wgmma(const LaunchArgs& args, Stream& stream) {
   const auto& v = args.tuning.value;
-  for_rows(args, 128, [&](const LinearProblem& p) { linear_wgmma(p, {v[0], v[1], v[2]}, stream); });
+  for_rows(args, 128, [&](const LinearProblem& p) { linear_wgmma(p, {v[0], v[1], v[2], v[3]}, stream); });
 }
 
 void launch_large(const LaunchArgs& args, Stream& stream) {

@@ -42,6 +42,7 @@ struct WgmmaPlan {
   int32_t groups = 2;  // warpgroups of a block: 64 output rows each, 1 to 4
   int32_t splits = 1;  // blocks of a cluster along K, added up in that order through shared memory
   int32_t share = 1;   // blocks of a cluster along the rows that share one copy of x: 1 or 2
+  int32_t rows = 0;    // output rows of a block, a multiple of 8; 0: 64 * groups
 };
 void linear_wgmma(const LinearProblem& p, const WgmmaPlan& plan, Stream& stream);
 std::vector<WgmmaPlan> linear_wgmma_plans(int64_t tokens, int64_t in, int64_t out, int sms);

@@ -23,8 +23,8 @@ namespace pinion::cuda {
 namespace {
 
 constexpr int kMaxGroups = 4, kMaxStages = 16;
-constexpr int kAtomK = 64;             // k of a swizzled 128-byte row
-constexpr int kGroupBytes = 64 * 128;  // one warpgroup's rows of an atom
+constexpr int kAtomK = 64;                                    // k of a swizzled 128-byte row
+constexpr int kRowBytes = 128, kGroupBytes = 64 * kRowBytes;  // of an atom: one row, one warpgroup's rows
 constexpr size_t kSharedBytes = 227 * 1024;
 constexpr size_t kFixedBytes = 1024 + 512;  // of a block: what aligning the ring may cost, and the barriers
 
@@ -32,6 +32,7 @@ struct WgmmaParams {
   CUtensorMap weight, x;
   LinearOutput output;
   int32_t groups = 0, splits = 0, share = 0, stages = 0;
+  int32_t rows = 0;   // of a block
   int32_t steps = 0;  // stages of k altogether
 };
 
@@ -40,8 +41,8 @@ template <int kTokens>
 constexpr int kAtoms = kTokens <= 64 ? 2 : 1;
 
 template <int kTokens>
-constexpr int stage_bytes(int groups) {
-  return kAtoms<kTokens> * (groups * kGroupBytes + kTokens * 128);
+constexpr int stage_bytes(int rows) {
+  return kAtoms<kTokens> * (rows + kTokens) * kRowBytes;
 }
 
 constexpr int sum_pitch(int groups) {
@@ -62,9 +63,10 @@ __global__ void __launch_bounds__(kMaxGroups * 128 + 32, 1) linear_wgmma_kernel(
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, groups = p.groups;
   const int cluster = p.splits * p.share, rank = cluster > 1 ? static_cast<int>(ptx::cluster_rank()) : 0;
   const int split = rank % p.splits, sharer = rank / p.splits;
-  const int tile = blockIdx.x / cluster * p.share + sharer, first_row = tile * 64 * groups;
+  const int tile = blockIdx.x / cluster * p.share + sharer, first_row = tile * p.rows;
   const int begin = p.steps * split / p.splits, end = p.steps * (split + 1) / p.splits;
-  const int weight_bytes = kParts * groups * kGroupBytes, bytes = weight_bytes + kParts * kTokens * 128;
+  const int part_bytes = p.rows * kRowBytes, weight_bytes = kParts * part_bytes;
+  const int bytes = weight_bytes + kParts * kTokens * kRowBytes;
   const uint32_t full = ptx::shared_address(barriers), empty = full + 8 * kMaxStages;
 
   if (threadIdx.x == 0) {
@@ -83,8 +85,8 @@ __global__ void __launch_bounds__(kMaxGroups * 128 + 32, 1) linear_wgmma_kernel(
       ptx::barrier_expect(full + 8 * stage, bytes);
 #pragma unroll
       for (int a = 0; a < kParts; ++a) {
-        ptx::tensor_copy(base + stage * bytes + a * groups * kGroupBytes, &p.weight, (step * kParts + a) * kAtomK,
-                         first_row, full + 8 * stage, ptx::CacheHint::evict_first);
+        ptx::tensor_copy(base + stage * bytes + a * part_bytes, &p.weight, (step * kParts + a) * kAtomK, first_row,
+                         full + 8 * stage, ptx::CacheHint::evict_first);
       }
     };
     const auto copy_x = [&](int stage, int step) {
@@ -147,7 +149,8 @@ __global__ void __launch_bounds__(kMaxGroups * 128 + 32, 1) linear_wgmma_kernel(
     ptx::wgmma_fence();
 #pragma unroll
     for (int a = 0; a < kParts; ++a) {
-      const uint64_t w = ptx::wgmma_operand(at + (a * groups + group) * kGroupBytes);
+      // A last warpgroup with fewer rows than 64 multiplies what lies behind them as well, and keeps none of it.
+      const uint64_t w = ptx::wgmma_operand(at + a * part_bytes + group * kGroupBytes);
       const uint64_t x = ptx::wgmma_operand(at + weight_bytes + a * kTokens * 128);
 #pragma unroll
       for (int k = 0; k < kAtomK / 16; ++k) ptx::wgmma_64xNx16<T, kTokens>(sums, w + 2 * k, x + 2 * k);
@@ -177,9 +180,10 @@ __global__ void __launch_bounds__(kMaxGroups * 128 + 32, 1) linear_wgmma_kernel(
   } else {
     asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
   }
-  // A thread takes four rows for every eighth of this block's tokens, which are every splits-th of all.
-  const int vectors = 16 * groups, row = threadIdx.x % vectors * 4;
-  const int first = split + p.splits * (threadIdx.x / vectors), step = 8 * p.splits;
+  // A thread takes four rows for every `lanes`-th of this block's tokens, which are every splits-th of all.
+  const int vectors = p.rows / 4, row = threadIdx.x % vectors * 4, lanes = threads / vectors;
+  const int lane_of = threadIdx.x / vectors, step = lanes * p.splits;
+  const int first = lane_of < lanes ? split + p.splits * lane_of : p.output.tokens;
   if (p.splits >
       1) {  // adds up the blocks' sums, in the order of k, where this block's own lay: nobody else reads those
     constexpr int kBatch = 4;  // loads in flight: one takes as long as from L2
@@ -213,8 +217,8 @@ __global__ void __launch_bounds__(kMaxGroups * 128 + 32, 1) linear_wgmma_kernel(
 }
 
 template <int kTokens>
-int most_stages(int groups) {
-  return std::min(kMaxStages, static_cast<int>(kSharedBytes - kFixedBytes) / stage_bytes<kTokens>(groups));
+int most_stages(int rows) {
+  return std::min(kMaxStages, static_cast<int>(kSharedBytes - kFixedBytes) / stage_bytes<kTokens>(rows));
 }
 
 template <class T, int kTokens>
@@ -223,14 +227,17 @@ void launch_wgmma(const LinearProblem& p, WgmmaPlan plan, Stream& stream) {
   WgmmaParams params{.output = p.output, .groups = plan.groups, .splits = plan.splits, .share = plan.share};
   const int stage_k = kAtoms<kTokens> * kAtomK;
   params.steps = (p.in + stage_k - 1) / stage_k;
-  params.stages = most_stages<kTokens>(plan.groups);
+  // What a last warpgroup reads behind its rows lies in the stage's x.
+  params.rows =
+      plan.rows > 0 && 64 * plan.groups - plan.rows <= kAtoms<kTokens> * kTokens ? plan.rows : 64 * plan.groups;
+  params.stages = most_stages<kTokens>(params.rows);
   params.weight =
-      tensor_map({.data = p.weight, .type = p.type, .rows = p.output.out, .columns = p.in}, 64 * plan.groups, kAtomK);
+      tensor_map({.data = p.weight, .type = p.type, .rows = p.output.out, .columns = p.in}, params.rows, kAtomK);
   params.x =
       tensor_map({.data = p.x, .type = p.type, .rows = p.output.tokens, .columns = p.in}, kTokens / plan.share, kAtomK);
-  const int tiles = (p.output.out + 64 * plan.groups - 1) / (64 * plan.groups);
+  const int tiles = (p.output.out + params.rows - 1) / params.rows;
   const int clusters = (tiles + plan.share - 1) / plan.share;
-  const size_t ring = static_cast<size_t>(params.stages) * stage_bytes<kTokens>(plan.groups);
+  const size_t ring = static_cast<size_t>(params.stages) * stage_bytes<kTokens>(params.rows);
   const size_t sums = sizeof(float) * sum_pitch(plan.groups) * kTokens;
   launch<linear_wgmma_kernel<T, kTokens>>({.grid = static_cast<unsigned>(clusters * plan.share * plan.splits),
                                            .block = static_cast<unsigned>(plan.groups * 128 + 32),
@@ -280,6 +287,12 @@ std::vector<WgmmaPlan> linear_wgmma_plans(int64_t tokens, int64_t in, int64_t ou
   std::stable_sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) { return a.cost < b.cost; });
   std::vector<WgmmaPlan> plans;
   for (size_t i = 0; i < std::min<size_t>(ranked.size(), 3); ++i) plans.push_back(ranked[i].plan);
+  // Every SM one block of as many rows, whatever that leaves of the last warpgroup.
+  const int64_t even = ((out + sms - 1) / sms + 7) / 8 * 8;
+  if (even % 64 != 0 && even <= 64 * kMaxGroups) {
+    const auto groups = static_cast<int32_t>((even + 63) / 64);
+    plans.insert(plans.begin() + 1, {groups, 1, 1, static_cast<int32_t>(even)});
+  }
   return plans;
 }
 
