@@ -32,9 +32,11 @@ __global__ void __launch_bounds__(kMaxThreads) norm_kernel(const __grid_constant
   const int64_t at = int64_t{blockIdx.x} * p.width, vectors = p.width / N;
   const int64_t weight_at = (blockIdx.x % p.groups) * p.width;
   ptx::launch_dependents();
+  // No kernel writes weights: the first are on their way while the kernel before this one ends.
+  float weight[N], held[kHeld][N];
+  if (threadIdx.x < vectors) load<N>(p.weight, weight_at + threadIdx.x * N, weight);
   ptx::wait_dependencies();
 
-  float held[kHeld][N];
   auto read = [&](int64_t vector, float(&v)[N], bool first) {
     if constexpr (F != Norm::add_rms) {
       load<N>(p.x, at + vector * N, v);
@@ -53,17 +55,20 @@ __global__ void __launch_bounds__(kMaxThreads) norm_kernel(const __grid_constant
       const int64_t vector = int64_t{threadIdx.x} + int64_t{h} * blockDim.x;
       if (vector >= vectors) break;
       if (first) read(vector, held[h], true);
-      f(vector, held[h]);
+      float w[N];
+      if (h > 0 && !first) load<N>(p.weight, weight_at + vector * N, w);
+      f(vector, held[h], h == 0 ? weight : w);
     }
     for (int64_t vector = int64_t{threadIdx.x} + int64_t{kHeld} * blockDim.x; vector < vectors; vector += blockDim.x) {
-      float v[N];
+      float v[N], w[N];
       read(vector, v, first);
-      f(vector, v);
+      if (!first) load<N>(p.weight, weight_at + vector * N, w);
+      f(vector, v, w);
     }
   };
 
   float total = 0;
-  for_each(true, [&](int64_t, const float(&v)[N]) {
+  for_each(true, [&](int64_t, const float(&v)[N], const float(&)[N]) {
 #pragma unroll
     for (int k = 0; k < N; ++k) total += F == Norm::layer ? v[k] : v[k] * v[k];
   });
@@ -73,16 +78,15 @@ __global__ void __launch_bounds__(kMaxThreads) norm_kernel(const __grid_constant
   if constexpr (F == Norm::layer) {
     mean = variance;
     float squares = 0;
-    for_each(false, [&](int64_t, const float(&v)[N]) {
+    for_each(false, [&](int64_t, const float(&v)[N], const float(&)[N]) {
 #pragma unroll
       for (int k = 0; k < N; ++k) squares += (v[k] - mean) * (v[k] - mean);
     });
     variance = block_sum(squares) / n;
   }
   const float factor = 1.0f / sqrtf(variance + p.eps);
-  for_each(false, [&](int64_t vector, const float(&v)[N]) {
-    float w[N], y[N];
-    load<N>(p.weight, weight_at + vector * N, w);
+  for_each(false, [&](int64_t vector, const float(&v)[N], const float(&w)[N]) {
+    float y[N];
 #pragma unroll
     for (int k = 0; k < N; ++k) y[k] = (v[k] - mean) * factor * (p.offset + w[k]);
     if constexpr (F == Norm::layer) {

@@ -30,30 +30,47 @@ struct RopeParams {
   const int32_t *positions = nullptr, *row_seq = nullptr;
 };
 
-// The rotated element i of the head in `s`.
-__device__ inline float rotated(const RopeParams& p, const float* s, int64_t row, int32_t i) {
-  if (i >= p.rotary_dim) return s[i];
+// Which pair of rotated elements i belongs to, and whether it is the second of it.
+struct Pair {
+  int32_t index = 0;
+  bool second = false;
+};
+__device__ inline Pair pair_of(const RopeParams& p, int32_t i) {
   const int32_t half = p.rotary_dim / 2;
-  const int32_t pair = p.interleaved ? i / 2 : i % half;
-  const bool second = p.interleaved ? i % 2 != 0 : i >= half;
-  const float a = s[p.interleaved ? 2 * pair : pair], b = s[p.interleaved ? 2 * pair + 1 : pair + half];
-  const float c = p.cos[row * half + pair], d = p.sin[row * half + pair];
-  return second ? b * c + a * d : a * c - b * d;
+  return p.interleaved ? Pair{i / 2, i % 2 != 0} : Pair{i % half, i >= half};
 }
 
-// kVector elements a lane and access; every width and offset is a multiple of it.
+// kVector elements a lane and access; every width and offset is a multiple of it. What went up with the step (angles,
+// positions, block tables) waits for no kernel and is asked for early.
 template <bool kWrite, int kVector>
 __global__ void __launch_bounds__(kWarps * 32) rope_kernel(const __grid_constant__ RopeParams p) {
   extern __shared__ float shared[];
   const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int32_t total = p.heads + 2 * p.kv_heads, head = blockIdx.y * kWarps + warp;
-  const int64_t row = blockIdx.x;
+  const int64_t row = blockIdx.x, half = p.rotary_dim / 2;
   float* s = shared + warp * p.head_dim;
   ptx::launch_dependents();
+
+  const bool is_value = kWrite && head >= p.heads + p.kv_heads;
+  const ConstValues& weight = head < p.heads ? p.q_norm : p.k_norm;
+  float cos[kVector], sin[kVector],
+      scale[kVector];  // of the lane's first elements; heads up to 32 kVector have no more
+  if (head < total && !is_value) {
+#pragma unroll
+    for (int k = 0; k < kVector; ++k) {
+      const int32_t i = lane * kVector + k;
+      if (i < p.rotary_dim) {
+        const int64_t at = row * half + pair_of(p, i).index;
+        cos[k] = p.cos[at], sin[k] = p.sin[at];
+      }
+      if (kWrite && weight.data != nullptr && i < p.head_dim) scale[k] = p.offset + load(weight, i);
+    }
+  }
+  int32_t position = 0, block = 0;
+  if (kWrite && head >= p.heads) position = p.positions[row], block = p.kv.block_of(p.row_seq[row], position);
   ptx::wait_dependencies();
   if (head >= total) return;  // no barrier of the whole block follows
 
-  const bool is_value = kWrite && head >= p.heads + p.kv_heads;
   float squares = 0;
   for (int32_t i = lane * kVector; i < p.head_dim; i += 32 * kVector) {
     float v[kVector];
@@ -63,10 +80,14 @@ __global__ void __launch_bounds__(kWarps * 32) rope_kernel(const __grid_constant
   }
   __syncwarp();
   if constexpr (kWrite) {
-    const ConstValues& weight = head < p.heads ? p.q_norm : p.k_norm;
     if (!is_value && weight.data != nullptr) {
       const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(p.head_dim) + p.eps);
-      for (int32_t i = lane; i < p.head_dim; i += 32) s[i] *= factor * (p.offset + load(weight, i));
+      for (int32_t i = lane * kVector; i < p.head_dim; i += 32 * kVector) {
+#pragma unroll
+        for (int k = 0; k < kVector; ++k) {
+          s[i + k] *= factor * (i < 32 * kVector ? scale[k] : p.offset + load(weight, i + k));
+        }
+      }
       __syncwarp();
     }
   }
@@ -75,7 +96,6 @@ __global__ void __launch_bounds__(kWarps * 32) rope_kernel(const __grid_constant
   int64_t to = (row * p.heads + head) * p.head_dim;
   if constexpr (kWrite) {
     if (head >= p.heads) {
-      const int32_t position = p.positions[row], block = p.kv.block_of(p.row_seq[row], position);
       if (block < 0) return;  // a row of padding
       const int32_t kv_head = is_value ? head - p.heads - p.kv_heads : head - p.heads;
       y = is_value ? p.kv.v(block) : p.kv.k(block);
@@ -85,7 +105,16 @@ __global__ void __launch_bounds__(kWarps * 32) rope_kernel(const __grid_constant
   for (int32_t i = lane * kVector; i < p.head_dim; i += 32 * kVector) {
     float v[kVector];
 #pragma unroll
-    for (int k = 0; k < kVector; ++k) v[k] = is_value ? s[i + k] : rotated(p, s, row, i + k);
+    for (int k = 0; k < kVector; ++k) {
+      v[k] = s[i + k];
+      if (is_value || i + k >= p.rotary_dim) continue;
+      const Pair pair = pair_of(p, i + k);
+      const int64_t at = row * half + pair.index;
+      const bool early = i < 32 * kVector;
+      const float c = early ? cos[k] : p.cos[at], d = early ? sin[k] : p.sin[at];
+      const int32_t other = p.interleaved ? (i + k) ^ 1 : pair.second ? pair.index : pair.index + p.rotary_dim / 2;
+      v[k] = pair.second ? v[k] * c + s[other] * d : v[k] * c - s[other] * d;
+    }
     store<kVector>(y, to + i, v);
   }
 }
