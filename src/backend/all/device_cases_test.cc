@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 
 #include "backend/all/backends.h"
@@ -47,6 +48,12 @@ std::vector<Tuning> proposed(const Kernel& kernel, const Call& call, const Devic
 struct Tally {
   int ran = 0, failed = 0;
 };
+
+// A backend may leave out packed weights, which are then expanded when an engine is built, and caches of 8 bits.
+bool may_be_left_out(const OpCase& c) {
+  return byte_size(c.kv_dtype) == 1 ||
+         std::ranges::any_of(c.weights, [](const WeightSpec& w) { return w.layout == Layout::packed; });
+}
 
 class DeviceCases : public testing::TestWithParam<int> {
  protected:
@@ -100,8 +107,8 @@ TEST_P(DeviceCases, EveryKernelAgreesWithTheReference) {
             if (failures() != before) ++tally.failed;
           }
         }
-        EXPECT_TRUE(accepted) << "no kernel of " << t.backend->name() << " takes " << c.name << ", "
-                              << to_text(types, c);
+        EXPECT_TRUE(accepted || may_be_left_out(c))
+            << "no kernel of " << t.backend->name() << " takes " << c.name << ", " << to_text(types, c);
       }
     }
   }
