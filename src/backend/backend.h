@@ -115,6 +115,9 @@ struct BatchView {
   const int32_t* output_rows = nullptr;  // [outputs]
   std::span<const RopeTable> rope;       // by Rope::table
   std::span<const KvView> kv;            // by Attention::layer
+  // [tokens], or null: where it is not negative, the token is not token_ids' but earlier_tokens[earlier_row], which the
+  // device chose in the step before.
+  const int32_t *earlier_row = nullptr, *earlier_tokens = nullptr;
 };
 
 struct LaunchArgs {
@@ -152,6 +155,14 @@ class Stream {
   // From begin_recording on nothing runs until end_recording returns what was launched. False: this stream cannot.
   virtual bool begin_recording() { return false; }
   virtual std::unique_ptr<Recording> end_recording() { return nullptr; }
+
+  // A place in the stream, and waiting until the device has come there: what the stream took later may still run.
+  // Throws as synchronize does. At most kMarks marks are waited for at a time; an older one may be forgotten.
+  static constexpr uint64_t kMarks = 16;
+  virtual uint64_t mark() { return 0; }
+  virtual void wait(uint64_t /*mark*/) { synchronize(); }
+  // What the device took from one mark to a later one, both waited for and not forgotten; 0 where nothing measures it.
+  virtual double seconds_between(uint64_t /*from*/, uint64_t /*to*/) { return 0; }
 };
 
 struct Kernel {

@@ -21,11 +21,20 @@ struct RowSampling {
 
 inline constexpr int32_t kNotFinite = -1;  // in place of a token: the row holds a NaN or +inf, or only -inf
 
+// Where row i's token goes: to tokens[i] for the next step, and to host[*slot * stride + i] for the host. The steps of
+// a recording write to alternate slots, which the host may then read in its own time.
+struct SampledTokens {
+  int32_t* tokens = nullptr;      // the device's
+  int32_t* host = nullptr;        // pinned; null: the host reads nothing
+  const int32_t* slot = nullptr;  // the device's
+  int64_t stride = 0;
+};
+
 class SamplingDevice {
  public:
   virtual ~SamplingDevice() = default;
-  // In stream order: tokens[i] from row i of logits [rows, vocab]. All pointers are the device's.
-  virtual void sample_rows(const float* logits, const RowSampling* sampling, int32_t* tokens, int64_t rows,
+  // In stream order: a token from each row of logits [rows, vocab]. Pointers to logits and sampling are the device's.
+  virtual void sample_rows(const float* logits, const RowSampling* sampling, const SampledTokens& to, int64_t rows,
                            int64_t vocab, Stream& stream) = 0;
 };
 

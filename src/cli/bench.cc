@@ -58,6 +58,19 @@ StepCost step_cost(const Engine& engine, int64_t rows) {
   return cost;
 }
 
+double attention_flops(const Engine& engine, int64_t tokens) {
+  double flops = 0;
+  for (const Node& n : engine.graph().nodes()) {
+    const auto* a = std::get_if<Attention>(&n.op);
+    if (!a) continue;
+    const int64_t window = a->window > 0 ? std::min<int64_t>(a->window, tokens) : tokens;
+    const double pairs = static_cast<double>(window) * (static_cast<double>(window) + 1) / 2 +
+                         static_cast<double>(tokens - window) * static_cast<double>(window);
+    flops += 4 * pairs * static_cast<double>(a->heads * a->head_dim);
+  }
+  return flops;
+}
+
 double kv_bytes(const Engine& engine, int64_t context) {
   double bytes = 0;
   for (const KvLayer& l : engine.graph().kv_layers) {

@@ -45,6 +45,8 @@ struct StepCost {
   Flops per_token, per_output;
 };
 StepCost step_cost(const Engine& engine, int64_t rows = 1);
+// Of attention over a prompt of `tokens`, the causal half: two per multiply-add of scores and of sums.
+double attention_flops(const Engine& engine, int64_t tokens);
 // KV bytes that one sequence's decode step reads at this context.
 double kv_bytes(const Engine& engine, int64_t context);
 

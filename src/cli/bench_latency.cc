@@ -60,11 +60,33 @@ class Run {
     });
   }
 
-  // One token of every sequence, the step-th after the prompt. Milliseconds.
-  double decode(int32_t step) {
-    Batch batch;
-    for (int32_t s = 0; s < a_.batch_size; ++s) batch.seqs.push_back(piece(s, a_.input_len + step, 1, true));
-    return milliseconds_of([&] { forward(batch); });
+  // `steps` steps of one token of every sequence after the prompt: milliseconds between one's end and the next's. Where
+  // the device chooses tokens, as serving does it: a step is issued while the one before it runs.
+  std::vector<double> decode(int32_t steps) {
+    std::vector<double> times;
+    auto last = std::chrono::steady_clock::now();
+    const auto ended = [&] {
+      const auto now = std::chrono::steady_clock::now();
+      times.push_back(std::chrono::duration<double, std::milli>(now - last).count());
+      last = now;
+    };
+    const std::vector<RowSampling> greedy(a_.batch_size);
+    for (int32_t step = 0; step < steps; ++step) {
+      Batch batch;
+      for (int32_t s = 0; s < a_.batch_size; ++s) {
+        batch.seqs.push_back(piece(s, a_.input_len + step, 1, true));
+        if (e_.samples() && step > 0) batch.seqs.back().earlier_row = s;
+      }
+      if (!e_.samples()) {
+        e_.forward(batch);
+        ended();
+        continue;
+      }
+      e_.issue(batch, greedy);
+      if (step > 0) e_.collect(), ended();
+    }
+    if (e_.samples() && steps > 0) e_.collect(), ended();
+    return times;
   }
 
  private:
@@ -133,23 +155,27 @@ Status bench_latency(BenchArgs a) {
   // A ceiling holds for reads of this size: a model that stays in the caches is judged by reads that do.
   const StepCost cost = step_cost(*m.engine, a.batch_size);
   const double step_bytes = cost.weight_bytes + a.batch_size * kv_bytes(*m.engine, a.input_len + a.output_len / 2);
-  const auto read_bytes = static_cast<size_t>(std::clamp(step_bytes, double{16 << 20}, double{1} * (1 << 30)));
   const bool on_host = m.device->host_visible();
+  const double most = (on_host ? 1.0 : 4.0) * (1 << 30);  // a GPU reads 1 GiB in the time that it takes to get going
+  const auto read_bytes = static_cast<size_t>(std::clamp(on_host ? step_bytes : most, double{16 << 20}, most));
   const DeviceOptions device{.threads = on_host ? m.device->info().threads : 0, .isa = a.model.build.isa};
   PINION_TRY(DeviceCeilings ceilings, measure_ceilings(*m.device, device, read_bytes));
 
   Run run(e, a);
   run.prefill();  // warm-up: pages are touched, threads are awake
-  std::vector<double> prefill, decode;
+  std::vector<double> prefill;
   for (int32_t i = 0; i < a.iterations; ++i) prefill.push_back(run.prefill());
-  for (int32_t i = 0; i + 1 < a.output_len; ++i) decode.push_back(run.decode(i));
+  const std::vector<double> decode = run.decode(a.output_len - 1);
   // Once more: on a shared machine the first measurement may have met a bad moment.
   PINION_TRY(const DeviceCeilings again, measure_ceilings(*m.device, device, read_bytes));
   take_better(ceilings, again);
 
   const double ttft = quantile(prefill, 0.5), step = quantile(decode, 0.5);
-  const double prefill_floor = arithmetic_ms(cost.per_token, ceilings) * static_cast<double>(prompt) +
-                               arithmetic_ms(cost.per_output, ceilings) * a.batch_size;
+  // On a GPU, whose matrix units take attention too, it counts.
+  const StepCost::Flops attention{.bf16 = on_host ? 0 : attention_flops(*m.engine, a.input_len)};
+  const double prefill_floor =
+      arithmetic_ms(cost.per_token, ceilings) * static_cast<double>(prompt) +
+      (arithmetic_ms(cost.per_output, ceilings) + arithmetic_ms(attention, ceilings)) * a.batch_size;
   const double read_floor = step_bytes / ceilings.read_gbps * 1e-6;
   const double compute_floor =
       (arithmetic_ms(cost.per_token, ceilings) + arithmetic_ms(cost.per_output, ceilings)) * a.batch_size;
@@ -187,6 +213,7 @@ Status bench_latency(BenchArgs a) {
                             {"decode_tokens_per_second", decode.empty() ? null : Json(a.batch_size / step * 1e3)},
                             {"decode_floor_ms", decode_floor},
                             {"bytes_per_step", step_bytes},
+                            {"launches_per_step", e.launches()},
                             {"memory",
                              {{"weights", e.memory().weights},
                               {"kv", e.memory().kv},

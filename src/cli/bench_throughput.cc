@@ -93,9 +93,12 @@ Status bench_throughput(BenchArgs a) {
     r.changed.wait(lock, [&] { return r.in_flight == 0; });
   }
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  loop.drain();
   const std::scoped_lock lock(r.mutex);
   if (r.error) return *r.error;
   const LoopStats stats = loop.stats();
+  const double device = m.executor->device_seconds();  // of the steps alone: the rest of the time the device idled
+  const double device_idle = device > 0 ? 1 - device / seconds : 0;
   const double requests_per_second = a.num_requests / seconds;
   const double output_rate = static_cast<double>(r.output_tokens) / seconds;
   const double total_rate =
@@ -120,6 +123,7 @@ Status bench_throughput(BenchArgs a) {
                             {"latency_p50_ms", quantile(r.latency_ms, 0.5)},
                             {"latency_p99_ms", quantile(r.latency_ms, 0.99)},
                             {"steps", stats.steps},
+                            {"device_idle", device > 0 ? Json(device_idle) : Json()},
                             {"preemptions", stats.preemptions}}
                            .dump());
     return {};
@@ -131,6 +135,7 @@ Status bench_throughput(BenchArgs a) {
   fmt::print("  time to first token p50 {:.1f} ms, p99 {:.1f} ms; per token p50 {:.2f} ms, p99 {:.2f} ms\n",
              quantile(r.ttft_ms, 0.5), quantile(r.ttft_ms, 0.99), quantile(r.token_ms, 0.5),
              quantile(r.token_ms, 0.99));
+  if (device > 0) fmt::print("  {} steps, the device idle for {:.1f} % of the time\n", stats.steps, 100 * device_idle);
   return {};
 }
 

@@ -32,10 +32,12 @@ Status EngineExecutor::record_decode_steps() {
     step_->bind({}, sizes);  // padding alone: touches no page
     step_->upload(*stream_);
     launch_all();  // what kernels and libraries set up at their first launch is no part of a recording
+    if (sampling_ != nullptr) sample();
     stream_->synchronize();
     if (!stream_->begin_recording()) return {};
     launch_all();
-    recorded_.push_back({sizes, stream_->end_recording()});
+    if (sampling_ != nullptr) sample();
+    recorded_.push_back({sizes, stream_->end_recording(), launches_});
   }
   stream_->synchronize();
   return {};

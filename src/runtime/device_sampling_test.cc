@@ -3,50 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <future>
+#include <random>
 
 #include "runtime/engine_loop.h"
 #include "runtime/mock_executor.h"
 
 namespace pinion {
 namespace {
-
-// Samples as a device does, from the mock's rows.
-class SamplingExecutor final : public MockExecutor {
- public:
-  using MockExecutor::MockExecutor;
-  bool samples() const override { return true; }
-  std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling> rows) override {
-    const auto logits = MockExecutor::forward(batch);
-    check(logits.size() == rows.size() * vocab_size(), "a row, a sampling");
-    tokens.clear();
-    for (const RowSampling& r : rows) {
-      if (broken) {
-        tokens.push_back(kNotFinite);
-        continue;
-      }
-      // The draw's place is given; the host's sampler is asked for the seed that leads there.
-      const auto row = logits.subspan(tokens.size() * vocab_size(), vocab_size());
-      double total = 0, reached = 0;
-      for (const float x : row) total += std::exp(static_cast<double>(x) / r.temperature);
-      int32_t token = 0;
-      while (token + 1 < vocab_size()) {
-        reached += std::exp(static_cast<double>(row[token]) / r.temperature);
-        if (r.uniform * total < reached) break;
-        ++token;
-      }
-      tokens.push_back(token);
-    }
-    ++sampled;
-    return tokens;
-  }
-  std::span<const float> forward(const Batch& batch) override {
-    ++copied;
-    return MockExecutor::forward(batch);
-  }
-  std::vector<int32_t> tokens;
-  int sampled = 0, copied = 0;
-  bool broken = false;
-};
 
 Request request(int32_t n, uint64_t seed) {
   Request r;
@@ -72,36 +35,107 @@ OutputPiece run(EngineLoop& loop, Request r) {
 
 TEST(DeviceSampling, GivesTheHostsTokensAndCopiesNoRows) {
   const MockConfig config;
-  SamplingExecutor executor(config);
+  MockSamplingExecutor executor(config);
   EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {});
   for (int32_t n : {1, 5, 20}) {
     EXPECT_EQ(run(loop, request(n, 11 + n)).tokens, tokens_alone(config, request(n, 11 + n))) << n;
   }
   EXPECT_EQ(executor.copied, 0);
-  EXPECT_GT(executor.sampled, 0);
+  EXPECT_GT(executor.issued, 0);
 }
 
 TEST(DeviceSampling, LeavesWhatItCannotDoToTheHost) {
   const MockConfig config;
-  SamplingExecutor executor(config);
+  MockSamplingExecutor executor(config);
   EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {});
   Request penalised = request(5, 3);
   penalised.sampling.repetition_penalty = 1.3f;
   EXPECT_EQ(run(loop, penalised).tokens, tokens_alone(config, penalised));
-  EXPECT_EQ(executor.sampled, 0);
+  EXPECT_EQ(executor.issued, 0);
   Request logprobs = request(5, 3);
   logprobs.sampling.logprobs = 2;
   EXPECT_EQ(run(loop, logprobs).tokens, tokens_alone(config, logprobs));
-  EXPECT_EQ(executor.sampled, 0);
+  EXPECT_EQ(executor.issued, 0);
 }
 
 TEST(DeviceSampling, ABrokenRowFailsItsRequest) {
-  SamplingExecutor executor{MockConfig{}};
+  MockSamplingExecutor executor{MockConfig{}};
   executor.broken = true;
   EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {});
   const OutputPiece end = run(loop, request(5, 3));
   ASSERT_TRUE(end.error.has_value());
   EXPECT_NE(end.error->message.find("not finite"), std::string::npos);
+  EXPECT_EQ(loop.integrity(), "");
+}
+
+// Ends that the host learns of when the next step already runs, preemption and prompts among decodes: the tokens are
+// those of the request alone, and no block is lost.
+TEST(DeviceSampling, AStepAheadChangesNothing) {
+  for (const auto policy : {SchedulerPolicy::max_utilization, SchedulerPolicy::guaranteed_no_evict}) {
+    MockConfig config{.windows = {0, 7}, .eos = {3}};
+    config.options.num_blocks = 40;
+    MockSamplingExecutor executor(config);
+    EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {.policy = policy});
+    struct Waiting {
+      Request request;
+      uint64_t ticket = 0;
+      bool cancelled = false;
+      std::shared_ptr<OutputPiece> all = std::make_shared<OutputPiece>();
+      std::future<void> done;
+    };
+    std::vector<Waiting> waiting;
+    std::mt19937_64 random(7);
+    for (int i = 0; i < 400; ++i) {
+      Waiting& w = waiting.emplace_back();
+      w.request = request(1 + static_cast<int32_t>(random() % 30), random());
+      w.request.sampling.max_tokens = 1 + static_cast<int32_t>(random() % 25);
+      if (i % 11 == 0) w.request.sampling.temperature = 0;
+      if (i % 5 == 0) w.request.sampling.ignore_eos = true;
+      if (i % 17 == 0) w.request.sampling.repetition_penalty = 1.2f;  // the host chooses
+      if (i % 13 == 0) w.request.sampling.min_tokens = w.request.sampling.max_tokens / 2;
+      auto done = std::make_shared<std::promise<void>>();
+      w.done = done->get_future();
+      const auto ticket = loop.submit(w.request, [done, all = w.all](OutputPiece piece) {
+        all->tokens.insert(all->tokens.end(), piece.tokens.begin(), piece.tokens.end());
+        all->finish = piece.finish;
+        if (piece.finish != FinishReason::none) done->set_value();
+      });
+      ASSERT_TRUE(ticket.ok());
+      w.ticket = *ticket;
+      if (i % 7 == 0) w.cancelled = true, loop.cancel(*ticket);
+    }
+    for (Waiting& w : waiting) {
+      w.done.wait();
+      const auto want = tokens_alone(config, w.request);
+      if (w.all->finish == FinishReason::cancelled) {
+        EXPECT_TRUE(w.cancelled);
+        EXPECT_TRUE(std::equal(w.all->tokens.begin(), w.all->tokens.end(), want.begin()));
+      } else {
+        EXPECT_EQ(w.all->tokens, want) << "temperature " << w.request.sampling.temperature << ", penalty "
+                                       << w.request.sampling.repetition_penalty << ", at least "
+                                       << w.request.sampling.min_tokens << ", prompt " << w.request.prompt.size();
+      }
+    }
+    loop.drain();
+    EXPECT_EQ(executor.most_in_flight, 2);
+    EXPECT_GT(executor.copied, 0);
+    EXPECT_EQ(loop.stats().blocks_used, 0);
+    EXPECT_EQ(loop.integrity(), "");
+  }
+}
+
+TEST(DeviceSampling, AFailedStepFailsItsRequestsAndTheNextRun) {
+  MockSamplingExecutor executor{MockConfig{}};
+  int collects = 0;
+  executor.collecting = [&] {
+    if (++collects == 4) throw std::runtime_error("the device fell over");
+  };
+  EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {});
+  const OutputPiece end = run(loop, request(5, 3));
+  ASSERT_TRUE(end.error.has_value());
+  EXPECT_EQ(end.tokens.size(), 3u);
+  EXPECT_EQ(run(loop, request(6, 4)).tokens, tokens_alone(MockConfig{}, request(6, 4)));
+  EXPECT_EQ(loop.stats().blocks_used, 0);
   EXPECT_EQ(loop.integrity(), "");
 }
 

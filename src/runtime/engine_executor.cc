@@ -188,9 +188,10 @@ Status EngineExecutor::load(ExecutorOptions options) {
   if (!device_.host_visible()) {
     PINION_TRY(logits_, device_.allocate_pinned(static_cast<size_t>(options_.max_outputs) * g.vocab_size * 4));
     if (sampling_ = dynamic_cast<SamplingDevice*>(&device_); sampling_ != nullptr) {
-      const size_t bytes = (sizeof(RowSampling) + sizeof(int32_t)) * options_.max_outputs;
-      PINION_TRY(sampling_rows_, device_.allocate(bytes));
-      PINION_TRY(sampling_host_, device_.allocate_pinned(bytes));
+      const size_t bytes = sizeof(int32_t) * options_.max_outputs;
+      PINION_TRY(tokens_, device_.allocate(bytes));
+      PINION_TRY(tokens_host_, device_.allocate_pinned(2 * bytes));
+      step_->read_earlier_tokens_at(reinterpret_cast<const int32_t*>(tokens_->data()));
     }
     PINION_OK(record_decode_steps());
   }
@@ -234,6 +235,7 @@ void EngineExecutor::launch_all(const Batch* batch) {
   const Program& program = program_for(engine_.programs(), view.tokens);
   const auto& kernels = kernels_[&program - engine_.programs().data()];
   std::array<TensorView, 4> in, out;
+  launches_ = 0;
   for (size_t i = 0; i < g.nodes().size(); ++i) {
     const Node& n = g.nodes()[i];
     if (i == head_ && batch != nullptr && batch->hidden) {
@@ -251,6 +253,7 @@ void EngineExecutor::launch_all(const Batch* batch) {
                           &view,
                           program.steps[i].tuning},
                          *stream_);
+      ++launches_;
     }
     if (observer_ || editor_) show(i, {out.data(), n.out.size()});
   }
@@ -281,21 +284,40 @@ void EngineExecutor::show(size_t node, std::span<TensorView> outputs) {
   stream_->synchronize();
 }
 
-size_t EngineExecutor::run(const Batch& batch) {
+// From the rows of logits of the bound step to tokens, where the next step and the host find them.
+void EngineExecutor::sample() {
+  sampling_->sample_rows(tensor(engine_.graph().logits).as<float>(), step_->sampling(),
+                         {.tokens = reinterpret_cast<int32_t*>(tokens_->data()),
+                          .host = reinterpret_cast<int32_t*>(tokens_host_->data()),
+                          .slot = step_->slot_on_device(),
+                          .stride = options_.max_outputs},
+                         step_->view().outputs, engine_.graph().vocab_size, *stream_);
+  ++launches_;
+}
+
+size_t EngineExecutor::run(const Batch& batch, std::span<const RowSampling> sampling) {
   StepSizes sizes = step_->sizes(batch);
   const auto outputs = static_cast<size_t>(sizes.outputs);
   const RecordedStep* recorded = recorded_step(batch);
   if (recorded != nullptr) sizes = recorded->sizes;
-  step_->bind(batch, sizes);
+  step_->bind(batch, sizes, sampling);
   step_->upload(*stream_);
-  recorded != nullptr ? recorded->recording->replay(*stream_) : launch_all(&batch);
+  begun_ = stream_->mark();
+  if (recorded != nullptr) {
+    recorded->recording->replay(*stream_);
+    launches_ = recorded->launches;
+  } else {
+    launch_all(&batch);
+    if (!sampling.empty()) sample();
+  }
   return batch.logits ? outputs : 0;
 }
 
 std::span<const float> EngineExecutor::forward(const Batch& batch) {
+  check(flights_.empty(), "steps were issued and not collected");
   check(batch.logits || batch.hidden, "a batch that wants nothing");
   check(!batch.hidden || hidden_size() > 0, "this graph has no head to take the hidden states from");
-  const size_t n = run(batch) * engine_.graph().vocab_size;
+  const size_t n = run(batch, {}) * engine_.graph().vocab_size;
   const TensorView logits = tensor(engine_.graph().logits);
   const float* rows = logits.as<float>();
   if (logits_) {
@@ -306,19 +328,22 @@ std::span<const float> EngineExecutor::forward(const Batch& batch) {
   return {rows, n};
 }
 
-std::span<const int32_t> EngineExecutor::forward_sampled(const Batch& batch, std::span<const RowSampling> rows) {
+void EngineExecutor::issue(const Batch& batch, std::span<const RowSampling> rows) {
   check(sampling_ != nullptr, "this device does not sample");
-  const size_t n = run(batch), offset = sizeof(RowSampling) * options_.max_outputs;
+  check(flights_.size() < 2, "two steps are under way");
+  const size_t n = run(batch, rows);
   check(rows.size() == n, "every row of logits needs its sampling");
-  std::byte *host = sampling_host_->data(), *device = sampling_rows_->data();
-  std::memcpy(host, rows.data(), rows.size_bytes());
-  stream_->copy_to_device(device, host, rows.size_bytes());
-  auto* tokens = reinterpret_cast<int32_t*>(device + offset);
-  sampling_->sample_rows(tensor(engine_.graph().logits).as<float>(), reinterpret_cast<const RowSampling*>(device),
-                         tokens, static_cast<int64_t>(n), engine_.graph().vocab_size, *stream_);
-  stream_->copy_to_host(host + offset, tokens, n * sizeof(int32_t));
-  stream_->synchronize();
-  return {reinterpret_cast<const int32_t*>(host + offset), n};
+  flights_.push_back({begun_, stream_->mark(), step_->slot(), n});
+}
+
+std::span<const int32_t> EngineExecutor::collect() {
+  check(!flights_.empty(), "no step is under way");
+  const Flight flight = flights_.front();
+  flights_.erase(flights_.begin());
+  stream_->wait(flight.end);
+  device_seconds_ += stream_->seconds_between(flight.begin, flight.end);
+  const auto* tokens = reinterpret_cast<const int32_t*>(tokens_host_->data());
+  return {tokens + static_cast<size_t>(flight.slot) * options_.max_outputs, flight.rows};
 }
 
 void EngineExecutor::copy_block(int32_t from, int32_t to) {

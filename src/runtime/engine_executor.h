@@ -48,10 +48,13 @@ class EngineExecutor : public Executor {
   int32_t hidden_size() const override;
   std::span<const float> hidden() const override { return hidden_; }
   bool samples() const override { return sampling_ != nullptr; }
-  std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling> rows) override;
+  void issue(const Batch& batch, std::span<const RowSampling> rows) override;
+  std::span<const int32_t> collect() override;
+  double device_seconds() const override { return device_seconds_; }
   void copy_block(int32_t from, int32_t to) override;
 
   const MemoryPlan& memory() const { return memory_; }
+  size_t launches() const { return launches_; }  // of kernels by the last step, sampling's among them
   void observe(NodeObserver observer) { observer_ = std::move(observer); }
   void edit(NodeEditor editor) { editor_ = std::move(editor); }
 
@@ -61,7 +64,9 @@ class EngineExecutor : public Executor {
   TensorView tensor(Value v) const;               // of the bound step
   void launch_all(const Batch* batch = nullptr);  // `batch`: what it wants beside the logits
   void keep_hidden();                             // copies what the head reads
-  size_t run(const Batch& batch);                 // up to the logits on the device; returns their rows
+  void sample();
+  // Up to the logits on the device, and the tokens where it samples; returns the rows of logits.
+  size_t run(const Batch& batch, std::span<const RowSampling> sampling);
   void show(size_t node, std::span<TensorView> outputs);
 
   // Decode steps (a token and an output per sequence) of some sizes, recorded at load: a step runs as the smallest that
@@ -69,6 +74,7 @@ class EngineExecutor : public Executor {
   struct RecordedStep {
     StepSizes sizes;
     std::unique_ptr<Recording> recording;
+    size_t launches = 0;
   };
   Status record_decode_steps();
   const RecordedStep* recorded_step(const Batch& batch) const;  // null: none
@@ -85,14 +91,22 @@ class EngineExecutor : public Executor {
   std::vector<std::vector<const Kernel*>> kernels_;    // by program, by node
   std::vector<std::vector<WeightView>> node_weights_;  // by node
   std::vector<std::byte*> slot_base_;
-  size_t page_bytes_ = 0;
+  size_t page_bytes_ = 0, launches_ = 0;
   size_t head_ = 0;  // the node whose input are the final hidden states; past the last: none
   std::vector<std::byte> hidden_bytes_;
   std::vector<float> hidden_;
   NodeObserver observer_;
   NodeEditor editor_;
-  SamplingDevice* sampling_ = nullptr;                     // null: tokens are chosen on the host
-  std::unique_ptr<Buffer> sampling_rows_, sampling_host_;  // RowSampling and tokens of max_outputs rows
+  SamplingDevice* sampling_ = nullptr;            // null: tokens are chosen on the host
+  std::unique_ptr<Buffer> tokens_, tokens_host_;  // of max_outputs rows; pinned, of two steps in turn
+  struct Flight {
+    uint64_t begin = 0, end = 0;  // marks
+    int32_t slot = 0;
+    size_t rows = 0;
+  };
+  std::vector<Flight> flights_;  // issued and not collected, at most two
+  uint64_t begun_ = 0;           // the mark after the last step's data went up
+  double device_seconds_ = 0;
   std::unique_ptr<StepData> step_;
   std::vector<RecordedStep> recorded_;  // by size
 };

@@ -4,6 +4,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -30,13 +31,15 @@ struct EngineLoop::Impl {
   void run();
   void turn(std::span<Sequence* const> arrived, const std::vector<uint64_t>& cancelled);
   void step();
-  struct StepRows {  // of a step, in its order; what an item does not want is empty
-    std::span<const float> logits, hidden;
-    std::span<const int32_t> tokens;
-  };
-  StepRows run_batch(const Plan& plan);
-  std::optional<std::vector<RowSampling>> device_sampling(const Plan& plan) const;
-  Status read_token(const PlanItem& item, int32_t token, OutputPiece& piece);
+  void take(const Plan& plan);  // commits it and counts what it admits
+  static Batch batch_of(const Plan& plan);
+  void run_whole(const Plan& plan);                                                 // and choose tokens on the host
+  void issue(Plan plan, std::span<const RowSampling> sampling);                     // and go on planning
+  void collect();                                                                   // the oldest issued step
+  void abandon_steps();                                                             // at the end: nothing runs any more
+  std::optional<std::vector<RowSampling>> device_sampling(const Plan& plan) const;  // nothing: the host must choose
+  Status read_token(Sequence& seq, int32_t token, OutputPiece& piece);
+  void fail_all(std::span<const PlanItem> items, const std::string& why);
   Status read_rows(const PlanItem& item, std::span<const float> rows, OutputPiece& piece);
   Status pool_rows(const PlanItem& item, std::span<const float> hidden, OutputPiece& piece);
   void append(Sequence& seq, const Sampled& sampled, OutputPiece& piece);
@@ -57,6 +60,15 @@ struct EngineLoop::Impl {
   std::map<uint64_t, std::unique_ptr<Sequence>> live;
   Queues queues;
   uint64_t steps = 0;
+
+  // Steps that the device was given and that were not collected: one, and two for the moment before the older one is.
+  struct Flight {
+    uint64_t step = 0;
+    std::vector<PlanItem> items;
+    std::vector<int32_t> preemptions;  // of the items' sequences when it was issued
+  };
+  std::deque<Flight> flights;
+  std::vector<std::unique_ptr<Sequence>> leaving;  // ended, while a flight holds them
 
   // Shared, under `mutex`.
   mutable std::mutex mutex;

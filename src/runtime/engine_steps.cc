@@ -19,6 +19,13 @@ bool contains(std::span<const int32_t> ids, int32_t id) {
   return std::ranges::find(ids, id) != ids.end();
 }
 
+// The next rows of a step, or none where it has none of the kind.
+std::span<const float> take_rows(std::span<const float>& rows, size_t size) {
+  const auto out = rows.first(std::min(size, rows.size()));
+  rows = rows.subspan(out.size());
+  return out;
+}
+
 }  // namespace
 
 // -----------------------------------------------------------------------------------------------
@@ -31,7 +38,8 @@ void EngineLoop::Impl::run() {
     {
       std::unique_lock lock(mutex);
       wake.wait(lock, [&] {
-        return stop || !inbox.empty() || !cancels.empty() || !queues.running.empty() || !queues.waiting.empty();
+        return stop || !inbox.empty() || !cancels.empty() || !queues.running.empty() || !queues.waiting.empty() ||
+               !flights.empty();
       });
       arrived = std::exchange(inbox, {});
       stats.waiting += static_cast<int32_t>(arrived.size());  // until publish() counts them: max_queue holds throughout
@@ -45,6 +53,7 @@ void EngineLoop::Impl::run() {
       live.emplace(seq->ticket, std::move(seq));
     }
     if (stopping) {
+      abandon_steps();
       while (!live.empty()) send(*live.begin()->second, {.finish = FinishReason::cancelled});
       publish();
       return;
@@ -60,6 +69,7 @@ void EngineLoop::Impl::run() {
         for (auto& seq : inbox) live.emplace(seq->ticket, std::move(seq));
         inbox.clear();
       }
+      abandon_steps();
       queues = {};
       while (!live.empty()) {
         live.begin()->second->table = {};
@@ -79,13 +89,35 @@ void EngineLoop::Impl::turn(std::span<Sequence* const> arrived, const std::vecto
   }
   for (const uint64_t ticket : cancelled)
     if (const auto it = live.find(ticket); it != live.end()) send(*it->second, {.finish = FinishReason::cancelled});
-  if (!queues.running.empty() || !queues.waiting.empty()) step();
+  const auto begin = Clock::now();
+  if (!queues.running.empty() || !queues.waiting.empty()) {
+    step();
+  } else if (!flights.empty()) {
+    collect();
+  } else {
+    return;
+  }
+  const std::lock_guard lock(mutex);
+  stats.busy_seconds += seconds(Clock::now() - begin);
 }
 
+// Where the device chooses tokens, the next step is planned and issued while one runs: its tokens count as there,
+// though nobody knows them yet. What needs them on the host waits until the device has caught up.
 void EngineLoop::Impl::step() {
+  Plan plan = scheduler.plan(queues);
+  const bool nothing = plan.items.empty() && plan.preempted.empty();
+  const auto sampling = nothing ? std::nullopt : device_sampling(plan);
+  if (!flights.empty() && !sampling) return collect();
+  check(!nothing, "nothing can run, and requests wait");
+  take(plan);
+  if (plan.items.empty()) return;
+  if (!sampling) return run_whole(plan);
+  issue(std::move(plan), *sampling);
+  if (flights.size() > 1) collect();
+}
+
+void EngineLoop::Impl::take(const Plan& plan) {
   const auto begin = Clock::now();
-  const Plan plan = scheduler.plan(queues);
-  check(!plan.items.empty() || !plan.preempted.empty(), "nothing can run, and requests wait");
   scheduler.commit(plan, queues);
   ++steps;
   uint64_t prompt_tokens = 0, cached_tokens = 0;
@@ -108,37 +140,47 @@ void EngineLoop::Impl::step() {
     stats.queue_seconds += queued;
   }
   publish();
-  if (plan.items.empty()) return;
+}
 
-  StepRows rows;
-  try {
-    rows = run_batch(plan);
-  } catch (const std::exception& e) {
-    spdlog::error("a step failed: {}", e.what());
-    for (const PlanItem& item : plan.items)
-      fail_sequence(*item.seq, fail(Errc::internal, "the device failed during this request", e.what(), "try again"));
-    return;
+Batch EngineLoop::Impl::batch_of(const Plan& plan) {
+  Batch batch;
+  bool tokens = false;  // any is to be chosen
+  for (const PlanItem& item : plan.items) {
+    const Sequence& seq = *item.seq;
+    if (item.outputs > 0) (seq.pools() ? batch.hidden : tokens) = true;
+    BatchSeq& b = batch.seqs.emplace_back();
+    b.tokens = std::span(seq.tokens).subspan(item.past, item.tokens);
+    b.past = item.past;
+    b.rope_length = seq.prompt_len;
+    b.outputs = item.outputs;
+    b.earlier_row = seq.unknown > 0 && item.past + item.tokens == seq.length() ? seq.row : -1;
+    for (const auto& group : seq.table.blocks) b.blocks.emplace_back(group);
   }
+  batch.logits = tokens || !batch.hidden;
+  return batch;
+}
 
-  const auto take = [](std::span<const float>& all, size_t size) {
-    const auto out = all.first(std::min(size, all.size()));
-    all = all.subspan(out.size());
-    return out;
-  };
+void EngineLoop::Impl::run_whole(const Plan& plan) {
   const auto vocab = static_cast<size_t>(executor.vocab_size()), width = static_cast<size_t>(executor.hidden_size());
+  std::span<const float> logits, hidden;
+  try {
+    size_t rows = 0;
+    for (const PlanItem& item : plan.items) rows += item.outputs;
+    const Batch batch = batch_of(plan);
+    logits = executor.forward(batch);
+    if (batch.hidden) hidden = executor.hidden();
+    check(logits.size() == (batch.logits ? rows * vocab : 0), "the executor returned another number of logits");
+    check(hidden.size() == (batch.hidden ? rows * width : 0), "the executor returned another number of hidden states");
+  } catch (const std::exception& e) {
+    return fail_all(plan.items, e.what());
+  }
   for (const PlanItem& item : plan.items) {
     Sequence& seq = *item.seq;
+    scheduler.issued(item);
     OutputPiece piece;
-    Status read;
-    const auto logits = take(rows.logits, item.outputs * vocab), hidden = take(rows.hidden, item.outputs * width);
-    if (seq.pools()) {
-      read = pool_rows(item, hidden, piece);
-    } else if (!rows.tokens.empty()) {
-      if (item.outputs > 0) read = read_token(item, rows.tokens.front(), piece);
-      rows.tokens = rows.tokens.subspan(item.outputs);
-    } else {
-      read = read_rows(item, logits, piece);
-    }
+    const auto own_logits = take_rows(logits, item.outputs * vocab),
+               own_hidden = take_rows(hidden, item.outputs * width);
+    const Status read = seq.pools() ? pool_rows(item, own_hidden, piece) : read_rows(item, own_logits, piece);
     if (!read) {
       fail_sequence(seq, read.error(), std::move(piece));
       continue;
@@ -146,8 +188,75 @@ void EngineLoop::Impl::step() {
     scheduler.retire(item);
     if (!piece.tokens.empty() || piece.finish != FinishReason::none) send(seq, std::move(piece));
   }
-  const std::lock_guard lock(mutex);
-  stats.busy_seconds += seconds(Clock::now() - begin);
+}
+
+void EngineLoop::Impl::issue(Plan plan, std::span<const RowSampling> sampling) {
+  try {
+    executor.issue(batch_of(plan), sampling);
+  } catch (const std::exception& e) {
+    return fail_all(plan.items, e.what());
+  }
+  Flight& flight = flights.emplace_back(Flight{.step = steps, .items = std::move(plan.items), .preemptions = {}});
+  int32_t row = 0;
+  for (const PlanItem& item : flight.items) {
+    Sequence& seq = *item.seq;
+    scheduler.issued(item);
+    flight.preemptions.push_back(seq.preemptions);
+    seq.last_step = steps;
+    if (item.outputs == 0) continue;
+    seq.row = row++;
+    seq.tokens.push_back(0);
+    ++seq.unknown;
+  }
+}
+
+void EngineLoop::Impl::collect() {
+  const Flight flight = std::move(flights.front());
+  flights.pop_front();
+  std::span<const int32_t> tokens;
+  try {
+    tokens = executor.collect();
+    const auto rows = std::ranges::count_if(flight.items, [](const PlanItem& item) { return item.outputs > 0; });
+    check(std::ssize(tokens) == rows, "the executor returned another number of tokens");
+  } catch (const std::exception& e) {
+    fail_all(flight.items, e.what());
+    std::erase_if(leaving, [&](const auto& seq) { return seq->last_step <= flight.step; });
+    return;
+  }
+  for (size_t i = 0; i < flight.items.size(); ++i) {
+    const PlanItem& item = flight.items[i];
+    Sequence& seq = *item.seq;
+    std::optional<int32_t> token;
+    if (item.outputs > 0) token = tokens.front(), tokens = tokens.subspan(1);
+    if (seq.ended) continue;
+    OutputPiece piece;
+    if (const Status read = token ? read_token(seq, *token, piece) : Status{}; !read) {
+      fail_sequence(seq, read.error(), std::move(piece));
+      continue;
+    }
+    // Preempted since: its pages have gone, its token counts all the same.
+    if (seq.preemptions == flight.preemptions[i]) scheduler.retire(item);
+    if (!piece.tokens.empty()) send(seq, std::move(piece));
+  }
+  std::erase_if(leaving, [&](const auto& seq) { return seq->last_step <= flight.step; });
+}
+
+void EngineLoop::Impl::abandon_steps() {
+  for (; !flights.empty(); flights.pop_front()) {
+    try {
+      (void)executor.collect();
+    } catch (const std::exception& e) {
+      spdlog::error("a step failed: {}", e.what());
+    }
+  }
+}
+
+void EngineLoop::Impl::fail_all(std::span<const PlanItem> items, const std::string& why) {
+  spdlog::error("a step failed: {}", why);
+  for (const PlanItem& item : items) {
+    if (item.seq->ended) continue;
+    fail_sequence(*item.seq, fail(Errc::internal, "the device failed during this request", why, "try again"));
+  }
 }
 
 // What the device draws with, when it can do all that the step's requests ask for.
@@ -155,52 +264,22 @@ std::optional<std::vector<RowSampling>> EngineLoop::Impl::device_sampling(const 
   if (!executor.samples()) return std::nullopt;
   std::vector<RowSampling> rows;
   for (const PlanItem& item : plan.items) {
-    if (item.outputs == 0) continue;
     const Sequence& seq = *item.seq;
+    if (item.outputs == 0) continue;
     const SamplingParams& p = seq.request.sampling;
+    const int32_t position = item.past + item.tokens - seq.prompt_len;  // of the token in the output
     const bool plain = item.outputs == 1 && !seq.pools() && item.past + item.tokens == seq.length() && p.logprobs < 0 &&
                        p.prompt_logprobs < 0 && p.repetition_penalty == 1 && p.presence_penalty == 0 &&
                        p.frequency_penalty == 0 && p.logit_bias.empty() && p.bad_words.empty() &&
-                       seq.output_tokens() >= p.min_tokens;
+                       position >= p.min_tokens;
     if (!plain) return std::nullopt;
     rows.push_back({.temperature = p.temperature,
                     .top_p = p.top_p,
                     .min_p = p.min_p,
                     .top_k = p.top_k,
-                    .uniform = Sampler::uniform(seq.sampler.seed, seq.output_tokens())});
+                    .uniform = Sampler::uniform(seq.sampler.seed, position)});
   }
-  if (rows.empty()) return std::nullopt;
   return rows;
-}
-
-// A token for each row, or the logits of all rows and what their head read, or that alone.
-EngineLoop::Impl::StepRows EngineLoop::Impl::run_batch(const Plan& plan) {
-  Batch batch{.seqs = {}, .hidden = false, .logits = false};
-  StepRows out;
-  size_t rows = 0;
-  for (const PlanItem& item : plan.items) {
-    const Sequence& seq = *item.seq;
-    BatchSeq& b = batch.seqs.emplace_back();
-    b.tokens = std::span(seq.tokens).subspan(item.past, item.tokens);
-    b.past = item.past;
-    b.rope_length = seq.prompt_len;
-    b.outputs = item.outputs;
-    for (const auto& group : seq.table.blocks) b.blocks.emplace_back(group);
-    rows += item.outputs;
-    (seq.pools() ? batch.hidden : batch.logits) = true;
-  }
-  if (const auto sampling = device_sampling(plan)) {
-    out.tokens = executor.forward_sampled(batch, *sampling);
-    check(out.tokens.size() == rows, "the executor returned another number of tokens");
-    return out;
-  }
-  out.logits = executor.forward(batch);
-  if (batch.hidden) out.hidden = executor.hidden();
-  check(out.logits.size() == (batch.logits ? rows * executor.vocab_size() : 0),
-        "the executor returned another number of logits");
-  check(out.hidden.size() == (batch.hidden ? rows * executor.hidden_size() : 0),
-        "the executor returned another number of hidden states");
-  return out;
 }
 
 // What a sequence's rows say: logprobs of prompt tokens, and its next token when the last row is of its last token.
@@ -245,12 +324,12 @@ Status EngineLoop::Impl::pool_rows(const PlanItem& item, std::span<const float> 
   return {};
 }
 
-Status EngineLoop::Impl::read_token(const PlanItem& item, int32_t token, OutputPiece& piece) {
+Status EngineLoop::Impl::read_token(Sequence& seq, int32_t token, OutputPiece& piece) {
   if (token == kNotFinite) {
     return fail(Errc::internal, "numerical_error: the logits are not finite", {},
                 "this request's input breaks the model's arithmetic; `pinion diff` names the first layer");
   }
-  append(*item.seq, Sampled{.token = token, .logprob = {}}, piece);
+  append(seq, Sampled{.token = token, .logprob = {}}, piece);
   return {};
 }
 
@@ -261,7 +340,11 @@ void EngineLoop::Impl::append(Sequence& seq, const Sampled& sampled, OutputPiece
     seq.first_token = Clock::now();
     piece.prompt_logprobs = std::exchange(seq.prompt_entries, {});
   }
-  seq.tokens.push_back(token);
+  if (seq.unknown > 0) {
+    seq.tokens[seq.known()] = token, --seq.unknown;
+  } else {
+    seq.tokens.push_back(token);
+  }
   seq.history.add_output(token);
   piece.tokens.push_back(token);
   if (p.logprobs >= 0) piece.logprobs.push_back(sampled.logprob);
@@ -274,7 +357,7 @@ void EngineLoop::Impl::append(Sequence& seq, const Sampled& sampled, OutputPiece
   } else if (seq.text) {
     piece.text = seq.text->push(token, seq.output_tokens() >= p.min_tokens);
   }
-  const bool full = seq.length() >= seq.max_len;
+  const bool full = seq.known() >= seq.max_len;
   if (seq.text && (full || piece.finish == FinishReason::stop)) piece.text += seq.text->finish();
   if (seq.text && seq.text->stopped()) {
     piece.finish = FinishReason::stop;
@@ -326,7 +409,10 @@ void EngineLoop::Impl::send(Sequence& seq, OutputPiece piece) {
     seq.sink = nullptr;
     return send(seq, {.finish = FinishReason::cancelled});
   }
-  live.erase(seq.ticket);
+  seq.ended = true;
+  const auto it = live.find(seq.ticket);
+  if (!flights.empty() && flights.back().step <= seq.last_step) leaving.push_back(std::move(it->second));
+  live.erase(it);
   const std::lock_guard lock(mutex);
   if (--unfinished == 0) idle.notify_all();
 }

@@ -23,6 +23,9 @@ struct BatchSeq {
   std::vector<std::span<const int32_t>>
       blocks;           // a block table per KvGroup, covering past + tokens; -1 behind the window
   int32_t outputs = 1;  // logits wanted for the last `outputs` tokens: 0, 1 … tokens.size()
+  // Not negative: the last of `tokens` is not known yet; it is what the step issued just before this one chooses for
+  // this row of its outputs.
+  int32_t earlier_row = -1;
 };
 
 struct Batch {
@@ -63,13 +66,22 @@ class Executor {
   // until the next. hidden_size() == 0: this executor does not give it.
   virtual int32_t hidden_size() const { return 0; }
   virtual std::span<const float> hidden() const { return {}; }
-  // Where the device chooses tokens itself: runs the batch and returns a token per row of logits (kNotFinite: the row
-  // is broken), valid until the next call; the rows stay on the device. `rows`: one per row.
+  // Where the device chooses tokens itself, a step may be issued while the one before it runs, two at a time.
   virtual bool samples() const { return false; }
-  virtual std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling> rows) {
+  // Runs the batch without waiting for it. `rows`: one per row of logits, all of which stay on the device. What the
+  // spans point to is read before this returns. Throws DeviceError.
+  virtual void issue(const Batch& batch, std::span<const RowSampling> rows) {
     (void)batch, (void)rows;
     check(false, "this executor does not sample");
-    return {};
+  }
+  // Waits for the oldest issued step that was not collected: a token per row (kNotFinite: the row is broken), valid
+  // until the next but one issue. Throws DeviceError; the step then counts as collected.
+  virtual std::span<const int32_t> collect() { return {}; }
+  // What the device took for the steps collected so far, without the copies that bring a step up; 0: not measured.
+  virtual double device_seconds() const { return 0; }
+  std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling> rows) {
+    issue(batch, rows);
+    return collect();
   }
   virtual void copy_block(int32_t from, int32_t to) = 0;  // for forks (n > 1) that share a partial block
 };

@@ -3,6 +3,7 @@
 // tables. A wrong table, a stale or shared block or a wrong position gives other tokens.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <functional>
 #include <limits>
@@ -99,6 +100,66 @@ class MockExecutor : public Executor {
   std::vector<float> logits_;
 };
 
+// The same where tokens are chosen on the device, one step ahead: a token that the step before chooses is looked up
+// when the step is issued, as a device would, and the host hears of it when it collects. Temperature alone.
+class MockSamplingExecutor : public MockExecutor {
+ public:
+  using MockExecutor::MockExecutor;
+  bool samples() const override { return true; }
+  std::function<void()> collecting;  // called before each collect; may throw
+  int issued = 0, copied = 0, most_in_flight = 0;
+  bool broken = false;  // every row
+
+  void issue(const Batch& batch, std::span<const RowSampling> rows) override {
+    check(flights_.size() < 2, "two steps are under way");
+    Batch resolved = batch;
+    std::vector<std::vector<int32_t>> patched;
+    for (BatchSeq& s : resolved.seqs) {
+      if (s.earlier_row < 0) continue;
+      check(static_cast<size_t>(s.earlier_row) < last_.size(), "the step before has no such row");
+      auto& tokens = patched.emplace_back(s.tokens.begin(), s.tokens.end());
+      tokens.back() = std::max(0, last_[s.earlier_row]);
+      s.tokens = tokens;
+    }
+    const auto logits = MockExecutor::forward(resolved);
+    check(logits.size() == rows.size() * vocab_size(), "a row, a sampling");
+    last_.clear();
+    for (size_t r = 0; r < rows.size(); ++r) {
+      last_.push_back(broken ? kNotFinite : draw(logits.subspan(r * vocab_size(), vocab_size()), rows[r]));
+    }
+    flights_.push_back(last_);
+    ++issued;
+    most_in_flight = std::max(most_in_flight, static_cast<int>(flights_.size()));
+  }
+  std::span<const int32_t> collect() override {
+    check(!flights_.empty(), "no step is under way");
+    collected_ = std::move(flights_.front());
+    flights_.erase(flights_.begin());
+    if (collecting) collecting();
+    return collected_;
+  }
+  std::span<const float> forward(const Batch& batch) override {
+    check(flights_.empty(), "steps were not collected");
+    ++copied;
+    return MockExecutor::forward(batch);
+  }
+
+ private:
+  static int32_t draw(std::span<const float> row, const RowSampling& r) {
+    if (r.temperature == 0) return static_cast<int32_t>(std::ranges::max_element(row) - row.begin());
+    double total = 0, reached = 0;
+    for (const float x : row) total += std::exp(static_cast<double>(x) / r.temperature);
+    for (size_t token = 0; token + 1 < row.size(); ++token) {
+      reached += std::exp(static_cast<double>(row[token]) / r.temperature);
+      if (r.uniform * total < reached) return static_cast<int32_t>(token);
+    }
+    return static_cast<int32_t>(row.size()) - 1;
+  }
+
+  std::vector<std::vector<int32_t>> flights_;
+  std::vector<int32_t> last_, collected_;
+};
+
 // The tokens that a request gives alone: one token per forward over private blocks, no scheduler and no pool.
 inline std::vector<int32_t> tokens_alone(MockConfig config, const Request& request) {
   const int32_t end = static_cast<int32_t>(request.prompt.size()) + request.sampling.max_tokens;
@@ -110,7 +171,8 @@ inline std::vector<int32_t> tokens_alone(MockConfig config, const Request& reque
   for (auto& table : tables)
     for (int32_t b = 0; b < blocks; ++b) table.push_back(next++);
   Sampler sampler(config.vocab);
-  SamplerState state{.seed = request.sampling.seed.value_or(0), .ending = config.eos};
+  SamplerState state{.seed = request.sampling.seed.value_or(0)};
+  if (!request.sampling.ignore_eos) state.ending = config.eos;
   TokenHistory history;
   for (const int32_t t : request.prompt) history.add_prompt(t);
   std::vector<int32_t> tokens = request.prompt, output;

@@ -160,7 +160,7 @@ Plan Scheduler::plan(const Queues& queues) const {
 // Decodes first: they are waited for token by token. One that lacks a page takes it from the last in the order.
 void Scheduler::plan_decodes(const Queues& queues, Draft& draft, Plan& plan) const {
   for (Sequence* seq : queues.running) {
-    if (draft.preempted(seq) || !seq->decoding()) continue;
+    if (draft.preempted(seq) || !seq->decoding() || seq->awaits_end()) continue;
     if (draft.tokens() == 0 || draft.outputs() == 0) return;
     const int32_t pages = pool_.needed(seq->table, seq->length());
     while (pages > draft.free() && !draft.preempted(seq)) {
@@ -185,7 +185,8 @@ void Scheduler::plan_prompts(const Queues& queues, Draft& draft, Plan& plan) con
     if (item.tokens > 0) draft.schedule(plan, item, pages(item.past + item.tokens), draft.claim(seq));
   }
   // Only stuck prompts: the last in the order gives its pages to the first. One alone always fits: fits().
-  if (plan.items.empty() && plan.preempted.empty() && queues.running.size() > 1) {
+  if (plan.items.empty() && plan.preempted.empty() && queues.running.size() > 1 &&
+      std::ranges::none_of(queues.running, &Sequence::awaits_end)) {
     check(limits_.policy == SchedulerPolicy::max_utilization, "guaranteed_no_evict ran out of pages");
     plan.preempted.push_back(queues.running.back());
   }
@@ -196,10 +197,11 @@ void Scheduler::plan_prompts(const Queues& queues, Draft& draft, Plan& plan) con
 void Scheduler::plan_admissions(const Queues& queues, Draft& draft, Plan& plan) const {
   std::vector<PlanItem> prompts;  // in progress
   for (Sequence* seq : queues.running)
-    if (!seq->decoding()) prompts.push_back({.seq = seq, .past = seq->computed});
+    if (!seq->decoding() || seq->retired < seq->computed) prompts.push_back({.seq = seq, .past = seq->retired});
   size_t running = queues.running.size();
   for (Sequence* seq : queues.waiting) {
     if (running >= static_cast<size_t>(limits_.max_batch_size) || draft.tokens() == 0) return;
+    if (seq->awaits_end()) continue;
     // The last token is always computed, for its logits; so are all whose logits were asked for.
     const int32_t limit = seq->wants_prompt_rows() ? 0 : seq->length() - 1;
     const int32_t hit = pool_.match(seq->root, seq->tokens, limit);
@@ -241,7 +243,7 @@ bool Scheduler::worth_waiting_for(const PlanItem& prompt, const Sequence& seq, i
 void Scheduler::commit(const Plan& plan, Queues& queues) {
   for (Sequence* seq : plan.preempted) {
     pool_.release(seq->table);
-    seq->computed = 0;
+    seq->computed = seq->retired = 0;
     ++seq->preemptions;
     dequeue(queues.running, seq);
     enqueue(queues.waiting, seq);
@@ -250,18 +252,23 @@ void Scheduler::commit(const Plan& plan, Queues& queues) {
   for (const PlanItem& item : plan.items) {
     if (!item.admitted) continue;
     pool_.attach(item.seq->table, item.seq->root, item.seq->tokens, item.past);
-    item.seq->computed = item.past;
+    item.seq->computed = item.seq->retired = item.past;
     dequeue(queues.waiting, item.seq);
     enqueue(queues.running, item.seq);
   }
   for (const PlanItem& item : plan.items) pool_.grow(item.seq->table, item.past + item.tokens);
 }
 
+void Scheduler::issued(const PlanItem& item) {
+  check(item.seq->computed == item.past, "a step was issued twice");
+  item.seq->computed = item.past + item.tokens;
+}
+
 void Scheduler::retire(const PlanItem& item) {
   Sequence& seq = *item.seq;
-  check(seq.computed == item.past, "a step retired twice");
-  seq.computed = item.past + item.tokens;
-  pool_.written(seq.table, seq.tokens, seq.computed);
+  check(seq.retired == item.past && seq.computed >= item.past + item.tokens, "steps retire in another order");
+  seq.retired = item.past + item.tokens;
+  pool_.written(seq.table, seq.tokens, seq.retired);
 }
 
 }  // namespace pinion

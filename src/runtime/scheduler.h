@@ -57,7 +57,8 @@ class Scheduler {
   Status fits(int32_t prompt_len, int32_t max_len) const;
   Plan plan(const Queues& queues) const;
   void commit(const Plan& plan, Queues& queues);  // preempts, admits, takes the blocks
-  void retire(const PlanItem& item);              // after the forward: the planned tokens are written
+  void issued(const PlanItem& item);              // the planned tokens will be written before any later step runs
+  void retire(const PlanItem& item);              // they are; steps retire in the order in which they were issued
 
  private:
   class Draft;

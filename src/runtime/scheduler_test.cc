@@ -84,6 +84,7 @@ class Harness {
       Sequence* seq = item.seq;
       const auto rows = logits.first(item.outputs * config_.vocab);
       logits = logits.subspan(rows.size());
+      scheduler_.issued(item);
       scheduler_.retire(item);
       if (seq->prompt_logprobs >= 0) seq->prompt_rows = std::max(seq->prompt_rows, seq->computed);
       if (item.outputs == 0 || seq->computed != seq->length()) continue;

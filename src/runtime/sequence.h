@@ -21,10 +21,13 @@ struct Sequence {
   Request request;
   OutputSink sink;
 
-  std::vector<int32_t> tokens;  // prompt and output
+  std::vector<int32_t> tokens;  // prompt and output; the last `unknown` ones are still being computed, and say nothing
+  int32_t unknown = 0;          // at most 1 while a step is planned
+  int32_t row = 0;              // of the last issued step's outputs: where its last token will come from, if unknown
   int32_t prompt_len = 0;
   int32_t max_len = 0;   // tokens at which it ends
-  int32_t computed = 0;  // tokens whose KV is written
+  int32_t computed = 0;  // tokens whose KV is written, or will be by a step that was issued
+  int32_t retired = 0;   // of these, by steps that have ended
   KvTable table;
   PrefixRoot root;
   int64_t rank = 0;  // larger runs first; see schedule_rank()
@@ -41,10 +44,14 @@ struct Sequence {
   std::vector<double> pooled;  // the sum of the hidden rows seen so far
 
   Clock::time_point submitted, admitted, first_token;
+  uint64_t last_step = 0;  // that it is part of: it outlives that
+  bool ended = false;      // its last piece is out; a step that still runs may hold it
 
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }
-  int32_t output_tokens() const { return length() - prompt_len; }
+  int32_t known() const { return length() - unknown; }
+  int32_t output_tokens() const { return known() - prompt_len; }
   bool decoding() const { return length() - computed == 1; }
+  bool awaits_end() const { return unknown > 0 && length() >= max_len; }  // the token on its way is its last
   // KV is never written for the last token that it may produce.
   int32_t max_written() const { return std::max(max_len - 1, prompt_len); }
   bool pools() const { return request.pooling != Pooling::none; }

@@ -27,8 +27,9 @@ void rotation(const RopeFrequencies& f, int32_t position, float* cos, float* sin
 }  // namespace
 
 size_t StepData::bytes(const Graph& graph, size_t groups, const StepSizes& s) {
-  size_t total = 3 * align(s.tokens * sizeof(int32_t)) + align((s.seqs + 1) * sizeof(int32_t)) +
-                 align(s.seqs * sizeof(int32_t)) + align(s.outputs * sizeof(int32_t));
+  size_t total = 4 * align(s.tokens * sizeof(int32_t)) + align(s.outputs * sizeof(RowSampling)) +
+                 align(sizeof(int32_t)) + align((s.seqs + 1) * sizeof(int32_t)) + align(s.seqs * sizeof(int32_t)) +
+                 align(s.outputs * sizeof(int32_t));
   total += groups * align(static_cast<size_t>(s.seqs) * s.max_blocks * sizeof(int32_t));
   for (const RopeSpec& r : graph.ropes) {
     total += 2 * align(static_cast<size_t>(s.tokens) * (r.rotary_dim / 2) * sizeof(float));
@@ -45,8 +46,9 @@ Result<std::unique_ptr<StepData>> StepData::create(const Graph& graph, std::span
                        .outputs = limits.max_outputs,
                        .max_blocks = (limits.max_seq_len + block_size - 1) / block_size};
   const size_t n = bytes(graph, groups, most);
-  PINION_TRY(data->host_, device.allocate_pinned(n));
+  PINION_TRY(data->host_[0], device.allocate_pinned(n));
   if (!device.host_visible()) {
+    PINION_TRY(data->host_[1], device.allocate_pinned(n));
     PINION_TRY(data->device_, device.allocate(n));
   }
   data->kv_views_.assign(views.begin(), views.end());
@@ -74,10 +76,10 @@ StepSizes StepData::sizes(const Batch& batch) const {
 
 void StepData::lay_out(const StepSizes& s) {
   size_t at = 0;
-  std::byte* const host = host_->data();
+  std::byte* const host = host_[slot_]->data();
   const ptrdiff_t to_device = device_ ? device_->data() - host : 0;
   const auto take = [&]<class T>(T*& on_host, size_t n) {
-    check(at + n * sizeof(T) <= host_->size(), "the step is larger than its block");
+    check(at + n * sizeof(T) <= host_[slot_]->size(), "the step is larger than its block");
     on_host = reinterpret_cast<T*>(host + at);
     at += align(n * sizeof(T));
     return reinterpret_cast<const T*>(reinterpret_cast<const std::byte*>(on_host) + to_device);
@@ -89,6 +91,15 @@ void StepData::lay_out(const StepSizes& s) {
   view_.seq_start = take(seq_start_, s.seqs + 1);
   view_.context_len = take(context_len_, s.seqs);
   view_.output_rows = take(output_rows_, s.outputs);
+  if (device_) {
+    int32_t* slot = nullptr;
+    device_slot_ = take(slot, 1);
+    *slot = slot_;
+    device_sampling_ = take(sampling_, s.outputs);
+    view_.earlier_row = take(earlier_row_, s.tokens);
+    view_.earlier_tokens = earlier_tokens_;
+    std::fill_n(earlier_row_, s.tokens, -1);
+  }
   for (size_t g = 0; g < tables_.size(); ++g) {
     device_tables_[g] = take(tables_[g], static_cast<size_t>(s.seqs) * s.max_blocks);
   }
@@ -106,7 +117,7 @@ void StepData::lay_out(const StepSizes& s) {
   used_ = at;
 }
 
-void StepData::bind(const Batch& batch, const StepSizes& sizes) {
+void StepData::bind(const Batch& batch, const StepSizes& sizes, std::span<const RowSampling> sampling) {
   const StepSizes own = this->sizes(batch);
   check(own.tokens <= sizes.tokens && own.seqs <= sizes.seqs && own.outputs <= sizes.outputs &&
             own.max_blocks <= sizes.max_blocks && own.max_context <= sizes.max_context,
@@ -115,7 +126,12 @@ void StepData::bind(const Batch& batch, const StepSizes& sizes) {
   check(sizes.seqs >= 1 && sizes.seqs <= limits_.max_batch_size, "the batch has too many sequences");
   check(sizes.outputs <= limits_.max_outputs, "the batch wants too many rows of logits");
   check(own.max_context <= limits_.max_seq_len, "a sequence is longer than the limit");
+  if (device_) slot_ ^= 1;
   lay_out(sizes);
+  if (device_) {
+    check(sampling.size() <= static_cast<size_t>(sizes.outputs), "more samplings than rows of logits");
+    std::fill(std::ranges::copy(sampling, sampling_).out, sampling_ + sizes.outputs, RowSampling{});
+  }
   int32_t row = 0, output = 0;
   for (int32_t i = 0; i < own.seqs; ++i) {
     const BatchSeq& seq = batch.seqs[i];
@@ -158,10 +174,15 @@ void StepData::fill_sequence(const BatchSeq& seq, int32_t index, int32_t row, co
     std::fill(std::ranges::copy(used, table).out, table + sizes.max_blocks, -1);
   }
   for (int32_t k = 0; k < n; ++k) {
-    check(seq.tokens[k] >= 0 && seq.tokens[k] < graph_.vocab_size, "a token is outside the vocabulary");
-    token_ids_[row + k] = seq.tokens[k];
+    const bool known = k + 1 < n || seq.earlier_row < 0;
+    check(!known || (seq.tokens[k] >= 0 && seq.tokens[k] < graph_.vocab_size), "a token is outside the vocabulary");
+    token_ids_[row + k] = known ? seq.tokens[k] : 0;
     positions_[row + k] = seq.past + k;
     row_seq_[row + k] = index;
+  }
+  if (seq.earlier_row >= 0) {
+    check(device_ != nullptr, "only a device with memory of its own knows tokens that the host does not");
+    earlier_row_[row + n - 1] = seq.earlier_row;
   }
   for (size_t r = 0; r < cos_.size(); ++r) fill_rope(r, seq.rope_length, seq.past, n, row);
 }
@@ -196,7 +217,7 @@ void StepData::fill_rope(size_t r, int32_t rope_length, int32_t past, int32_t n,
 }
 
 void StepData::upload(Stream& stream) {
-  if (device_) stream.copy_to_device(device_->data(), host_->data(), used_);
+  if (device_) stream.copy_to_device(device_->data(), host_[slot_]->data(), used_);
 }
 
 }  // namespace pinion

@@ -1,7 +1,8 @@
-// What a step tells the device, in one block: token ids, positions, tables, rotations. The host fills a pinned block
-// and one copy brings it up; where the device computes in the host's memory the block is read in place. The layout
-// depends on the step's sizes alone, so that every step padded to the same sizes lies at the same addresses: recordings
-// rely on it.
+// What a step tells the device, in one block: token ids, positions, tables, rotations, how to sample. The host fills a
+// pinned block and one copy brings it up; where the device computes in the host's memory the block is read in place.
+// There are two pinned blocks, so that the host fills one while the copy of the step before may still be under way. The
+// layout depends on the step's sizes alone, so that every step padded to the same sizes lies at the same addresses:
+// recordings rely on it.
 #pragma once
 
 #include <memory>
@@ -31,10 +32,17 @@ class StepData {
                                                   int32_t block_size, const ExecutorOptions& limits, Device& device);
 
   StepSizes sizes(const Batch& batch) const;  // without padding
-  // Lays the batch out; `sizes` are its own, or larger ones that it is padded to. Checks it against the limits.
-  void bind(const Batch& batch, const StepSizes& sizes);
+  // Lays the batch out; `sizes` are its own, or larger ones that it is padded to. `sampling`: one per row of outputs,
+  // or none. Checks it against the limits.
+  void bind(const Batch& batch, const StepSizes& sizes, std::span<const RowSampling> sampling = {});
   void upload(Stream& stream);  // before the first launch that reads view()
   const BatchView& view() const { return view_; }
+  // Of a device with memory of its own, on the device: what rows of outputs are drawn with (rows without: the largest
+  // logit), and the number of the bound step's pinned block, 0 or 1 in turn.
+  const RowSampling* sampling() const { return device_sampling_; }
+  const int32_t* slot_on_device() const { return device_slot_; }
+  int32_t slot() const { return slot_; }
+  void read_earlier_tokens_at(const int32_t* tokens) { earlier_tokens_ = tokens; }  // BatchSeq::earlier_row's
   static size_t bytes(const Graph& graph, size_t groups, const StepSizes& sizes);
 
  private:
@@ -56,11 +64,15 @@ class StepData {
   const Graph& graph_;
   ExecutorOptions limits_;
   int32_t block_size_;
-  std::unique_ptr<Buffer> host_, device_;  // device_ null: host_ is read in place
+  std::unique_ptr<Buffer> host_[2], device_;  // device_ null: host_[0] is read in place
+  int32_t slot_ = 0;                          // of the bound step
   size_t used_ = 0;
   // Where the arrays of the current layout lie on the host.
   int32_t *token_ids_ = nullptr, *positions_ = nullptr, *row_seq_ = nullptr, *seq_start_ = nullptr,
-          *context_len_ = nullptr, *output_rows_ = nullptr;
+          *context_len_ = nullptr, *output_rows_ = nullptr, *earlier_row_ = nullptr;
+  RowSampling* sampling_ = nullptr;
+  const RowSampling* device_sampling_ = nullptr;
+  const int32_t *device_slot_ = nullptr, *earlier_tokens_ = nullptr;
   std::vector<int32_t*> tables_;
   std::vector<const int32_t*> device_tables_;
   std::vector<float*> cos_, sin_;

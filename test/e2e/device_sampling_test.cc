@@ -39,7 +39,7 @@ std::vector<int32_t> sample_on(const Target& t, const std::vector<float>& logits
   stream->copy_to_device((*params)->data(), rows.data(), rows.size() * sizeof(RowSampling));
   t.sampling->sample_rows(reinterpret_cast<const float*>((*data)->data()),
                           reinterpret_cast<const RowSampling*>((*params)->data()),
-                          reinterpret_cast<int32_t*>((*tokens)->data()), std::ssize(rows), vocab, *stream);
+                          {.tokens = reinterpret_cast<int32_t*>((*tokens)->data())}, std::ssize(rows), vocab, *stream);
   std::vector<int32_t> result(rows.size());
   stream->copy_to_host(result.data(), (*tokens)->data(), result.size() * sizeof(int32_t));
   stream->synchronize();

@@ -98,8 +98,6 @@ Result<double> measure_matrix(Device& device, CudaStream& stream, std::byte* dat
   constexpr int64_t kElements = kMatrix * kMatrix;
   const size_t work = linear_large_workspace(DType::bf16, kMatrix, kMatrix, false);
   PINION_TRY(auto workspace, device.allocate(work));
-  launch<fill_kernel>({.grid = 4096, .block = 256}, FillParams{reinterpret_cast<uint16_t*>(data), 2 * kElements},
-                      stream);
   LinearProblem p{.weight = data, .x = data + 2 * kElements, .in = static_cast<int32_t>(kMatrix)};
   p.output.y = {data + 4 * kElements, DType::bf16};
   p.output.out = static_cast<int32_t>(kMatrix), p.output.tokens = static_cast<int32_t>(kMatrix);
@@ -118,6 +116,8 @@ Result<Ceilings> measure_ceilings(Device& device, size_t bytes) {
   auto stream = device.make_stream();
   PINION_TRY(auto buffer, device.allocate(bytes));
   CudaStream& cuda = cuda_stream(*stream);
+  launch<fill_kernel>({.grid = 4096, .block = 256},
+                      FillParams{reinterpret_cast<uint16_t*>(buffer->data()), static_cast<int64_t>(bytes / 2)}, cuda);
   Ceilings c{.read_gbps = measure_read(cuda, buffer->data(), bytes)};
   PINION_TRY(c.matrix_gflops, measure_matrix(device, cuda, buffer->data()));
   return c;

@@ -111,9 +111,9 @@ class CudaDevice final : public Device, public SamplingDevice {
     return free;
   }
 
-  void sample_rows(const float* logits, const RowSampling* sampling, int32_t* tokens, int64_t rows, int64_t vocab,
-                   Stream& stream) override {
-    cuda::sample_rows({logits, sampling, tokens, static_cast<int32_t>(vocab)}, rows, stream);
+  void sample_rows(const float* logits, const RowSampling* sampling, const SampledTokens& to, int64_t rows,
+                   int64_t vocab, Stream& stream) override {
+    cuda::sample_rows({logits, sampling, to, static_cast<int32_t>(vocab)}, rows, stream);
   }
 
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CudaStream>(d_.properties); }

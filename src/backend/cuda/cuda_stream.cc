@@ -36,15 +36,33 @@ CudaStream::CudaStream(const DeviceProperties& device) : device_(device) {
   cuda_check(cudaStreamCreateWithFlags(&handle_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   cuda_check(cudaMalloc(&tickets_, kTickets * sizeof(unsigned)), "cudaMalloc of a stream's tickets");
   cuda_check(cudaMemsetAsync(tickets_, 0, kTickets * sizeof(unsigned), handle_), "cudaMemsetAsync of tickets");
+  for (cudaEvent_t& e : marks_) cuda_check(cudaEventCreate(&e), "cudaEventCreate");
 }
 
 CudaStream::~CudaStream() {
+  for (cudaEvent_t e : marks_) (void)cudaEventDestroy(e);
   (void)cudaFree(tickets_);
   (void)cudaStreamDestroy(handle_);
 }
 
 void CudaStream::synchronize() {
   cuda_check(cudaStreamSynchronize(handle_), "cudaStreamSynchronize");
+}
+
+uint64_t CudaStream::mark() {
+  activate();
+  cuda_check(cudaEventRecord(marks_[marked_ % kMarks], handle_), "cudaEventRecord");
+  return marked_++;
+}
+
+void CudaStream::wait(uint64_t mark) {
+  cuda_check(cudaEventSynchronize(marks_[mark % kMarks]), "cudaEventSynchronize");
+}
+
+double CudaStream::seconds_between(uint64_t from, uint64_t to) {
+  float ms = 0;
+  cuda_check(cudaEventElapsedTime(&ms, marks_[from % kMarks], marks_[to % kMarks]), "cudaEventElapsedTime");
+  return ms * 1e-3;
 }
 
 void CudaStream::copy_to_device(void* to, const void* host, size_t bytes) {

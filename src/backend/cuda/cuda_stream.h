@@ -3,6 +3,8 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
+
 #include "backend/backend.h"
 
 namespace pinion::cuda {
@@ -27,6 +29,9 @@ class CudaStream final : public Stream {
   CudaStream& operator=(const CudaStream&) = delete;
 
   void synchronize() override;
+  uint64_t mark() override;
+  void wait(uint64_t mark) override;
+  double seconds_between(uint64_t from, uint64_t to) override;
   void copy_to_device(void* to, const void* host, size_t bytes) override;
   void copy_to_host(void* host, const void* from, size_t bytes) override;
   void copy_on_device(void* to, const void* from, size_t bytes) override;
@@ -46,6 +51,8 @@ class CudaStream final : public Stream {
   DeviceProperties device_;
   cudaStream_t handle_ = nullptr;
   unsigned* tickets_ = nullptr;
+  std::array<cudaEvent_t, kMarks> marks_{};
+  uint64_t marked_ = 0;
 };
 
 inline CudaStream& cuda_stream(Stream& stream) {

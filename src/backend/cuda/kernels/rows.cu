@@ -17,11 +17,13 @@ __device__ inline int64_t thread_index() {
   return int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
 }
 
-// y[r] = table[index[r]] * scale: rows gathered from a table of `rows` rows.
+// y[r] = table[index[r]] * scale: rows gathered from a table of `rows` rows. Where `earlier` says so, the index is
+// earlier_index[earlier[r]].
 struct GatherParams {
   ConstValues table;
   Values y;
   const int32_t* index = nullptr;
+  const int32_t *earlier = nullptr, *earlier_index = nullptr;
   int64_t offset = 0, rows = 0, width = 0, count = 0;  // count: elements of y
   float scale = 1;
 };
@@ -34,7 +36,9 @@ __global__ void gather_kernel(const __grid_constant__ GatherParams p) {
   if (i >= p.count) return;
   const int64_t row = i / p.width, column = i - row * p.width;
   // Rows outside the table are bugs of the caller that must not become reads outside the table.
-  const int64_t from = min(max(int64_t{p.index[row]} + p.offset, int64_t{0}), p.rows - 1);
+  const int32_t earlier = p.earlier != nullptr ? p.earlier[row] : -1;
+  const int32_t index = earlier >= 0 ? p.earlier_index[earlier] : p.index[row];
+  const int64_t from = min(max(int64_t{index} + p.offset, int64_t{0}), p.rows - 1);
   float v[N];
   load<N>(p.table, from * p.width + column, v);
 #pragma unroll
@@ -55,6 +59,8 @@ void embed(const LaunchArgs& args, Stream& stream) {
   gather({.table = const_values(args.weights[0]),
           .y = values(args.out[0]),
           .index = op.positions ? args.batch->positions : args.batch->token_ids,
+          .earlier = op.positions ? nullptr : args.batch->earlier_row,
+          .earlier_index = args.batch->earlier_tokens,
           .offset = op.offset,
           .rows = op.vocab,
           .width = op.width,

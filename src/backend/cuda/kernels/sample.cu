@@ -5,7 +5,9 @@
 #include "backend/cuda/kernels/sample.h"
 
 #include "backend/cuda/launch.h"
+#include "backend/cuda/ptx/cluster.h"
 #include "backend/cuda/ptx/dependency.h"
+#include "backend/cuda/ptx/mma_sync.h"
 
 namespace pinion::cuda {
 namespace {
@@ -21,6 +23,7 @@ struct Shared {
   int32_t warp_id[kWarps], count[kWarps];
   float most;
   int32_t best, last, bad;
+  float4 found;  // by this block, for the first of its cluster
   uint32_t key;
   unsigned long long above;
 };
@@ -140,16 +143,26 @@ __device__ double exclusive_sum(double own, Shared& s, double& total) {
   return before + inclusive - own;
 }
 
-// The largest logit, its lowest id, and whether the row is finite.
-__device__ void find_largest(const float* logits, int32_t vocab, Shared& s) {
+// The largest logit, its lowest id, and whether the row is finite: of the logits [first, last).
+__device__ void find_largest(const float* logits, int32_t first, int32_t last, Shared& s) {
   float most = -INFINITY;
-  int32_t best = vocab;
+  int32_t best = last;
   bool bad = false;
-  for (int32_t id = threadIdx.x; id < vocab; id += kThreads) {
-    const float x = logits[id];
+  const auto see = [&](float x, int32_t id) {
     bad |= isnan(x) || x == INFINITY;
     if (x > most) most = x, best = id;
+  };
+  if (reinterpret_cast<uintptr_t>(logits + first) % 16 == 0) {
+    const int32_t vectors = (last - first) / 4;
+#pragma unroll 4
+    for (int32_t i = threadIdx.x; i < vectors; i += kThreads) {
+      const float4 v = reinterpret_cast<const float4*>(logits + first)[i];
+      const int32_t id = first + 4 * i;
+      see(v.x, id), see(v.y, id + 1), see(v.z, id + 2), see(v.w, id + 3);
+    }
+    first += 4 * vectors;
   }
+  for (int32_t id = first + static_cast<int32_t>(threadIdx.x); id < last; id += kThreads) see(logits[id], id);
   for (int d = 16; d > 0; d /= 2) {
     const float other = __shfl_xor_sync(0xffffffffu, most, d);
     const int32_t id = __shfl_xor_sync(0xffffffffu, best, d);
@@ -170,15 +183,43 @@ __device__ void find_largest(const float* logits, int32_t vocab, Shared& s) {
   __syncthreads();
 }
 
+// The same over the whole row, by the blocks of a cluster together; true in the first of them, which goes on alone.
+__device__ bool find_largest_of_row(const float* logits, int32_t vocab, Shared& s) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if (const auto blocks = static_cast<int32_t>(ptx::cluster_size()); blocks > 1) {
+    const auto rank = static_cast<int32_t>(ptx::cluster_rank());
+    const int32_t each = (vocab / blocks + 3) / 4 * 4;
+    find_largest(logits, min(rank * each, vocab), rank + 1 == blocks ? vocab : min((rank + 1) * each, vocab), s);
+    if (threadIdx.x == 0) s.found = {s.most, __int_as_float(s.best), __int_as_float(s.bad), 0};
+    ptx::cluster_sync();
+    if (rank == 0 && threadIdx.x == 0) {
+      for (int32_t b = 1; b < blocks; ++b) {  // in the order of ids
+        const float4 other = ptx::load_peer(ptx::peer_address(ptx::shared_address(&s.found), b));
+        if (other.x > s.most) s.most = other.x, s.best = __float_as_int(other.y);
+        s.bad |= __float_as_int(other.z);
+      }
+    }
+    ptx::cluster_sync();  // the others' results have been read: they may end
+    return rank == 0;
+  }
+#endif
+  find_largest(logits, 0, vocab, s);
+  return true;
+}
+
 __global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant__ SampleParams p) {
   __shared__ Shared s;
+  const int32_t at = static_cast<int32_t>(blockIdx.x) / p.blocks;
+  const RowSampling sampling = p.sampling[at];  // went up with the step
   ptx::wait_dependencies();
-  const float* logits = p.logits + int64_t{blockIdx.x} * p.vocab;
-  const RowSampling sampling = p.sampling[blockIdx.x];
-  int32_t* token = p.tokens + blockIdx.x;
-  find_largest(logits, p.vocab, s);
+  const float* logits = p.logits + int64_t{at} * p.vocab;
+  if (!find_largest_of_row(logits, p.vocab, s)) return;
+  const auto choose = [&](int32_t token) {
+    p.to.tokens[at] = token;
+    if (p.to.host != nullptr) p.to.host[*p.to.slot * p.to.stride + at] = token;
+  };
   if (s.bad || s.most == -INFINITY || sampling.temperature == 0) {
-    if (threadIdx.x == 0) *token = s.bad || s.most == -INFINITY ? kNotFinite : s.best;
+    if (threadIdx.x == 0) choose(s.bad || s.most == -INFINITY ? kNotFinite : s.best);
     return;
   }
   const int32_t share = (p.vocab + kThreads - 1) / kThreads,
@@ -211,21 +252,27 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant_
   });
   double reached = exclusive_sum(own, s, total);
   const double target = sampling.uniform * total;
-  if (threadIdx.x == 0) *token = s.last;  // where rounding leaves the target past the end
+  if (threadIdx.x == 0) s.best = s.last;  // where rounding leaves the target past the end
   __syncthreads();
-  if (target < reached || target >= reached + own) return;
-  int32_t chosen = -1;
-  for_candidates(row, c, before, [&](int32_t id, float x, uint32_t) {
-    reached += row.weight(x);
-    if (chosen < 0 && target < reached) chosen = id;
-  });
-  if (chosen >= 0) *token = chosen;
+  if (target >= reached && target < reached + own) {
+    int32_t chosen = -1;
+    for_candidates(row, c, before, [&](int32_t id, float x, uint32_t) {
+      reached += row.weight(x);
+      if (chosen < 0 && target < reached) chosen = id;
+    });
+    if (chosen >= 0) s.best = chosen;
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) choose(s.best);
 }
 
 }  // namespace
 
-void sample_rows(const SampleParams& p, int64_t rows, Stream& stream) {
-  launch<sample_kernel>({.grid = static_cast<unsigned>(rows), .block = kThreads}, p, stream);
+void sample_rows(SampleParams p, int64_t rows, Stream& stream) {
+  // Few rows would leave most of the GPU idle while each is read once. Without clusters a row has one block.
+  p.blocks = rows <= 16 && p.vocab >= 16384 && cuda_stream(stream).device().dependent_launch() ? 8 : 1;
+  launch<sample_kernel>({.grid = static_cast<unsigned>(rows * p.blocks), .block = kThreads, .cluster = p.blocks}, p,
+                        stream);
 }
 
 }  // namespace pinion::cuda

@@ -8,10 +8,11 @@ namespace pinion::cuda {
 struct SampleParams {
   const float* logits = nullptr;  // [rows, vocab]
   const RowSampling* sampling = nullptr;
-  int32_t* tokens = nullptr;
+  SampledTokens to;
   int32_t vocab = 0;
+  int32_t blocks = 1;  // of a cluster, per row; sample_rows sets it
 };
 
-void sample_rows(const SampleParams& p, int64_t rows, Stream& stream);
+void sample_rows(SampleParams p, int64_t rows, Stream& stream);
 
 }  // namespace pinion::cuda

@@ -1,0 +1,96 @@
+// Ten thousand random requests through the engine loop on a device with memory of its own, a third of them cancelled at
+// some moment: no block is lost, and a request that ran among the others has the tokens that it has alone.
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <mutex>
+#include <random>
+
+#include "backend/all/backends.h"
+#include "compiled_model.h"
+#include "test_data.h"
+
+namespace pinion {
+namespace {
+
+constexpr int kRequests = 10'000, kCompared = 64;
+
+const Backend* device_backend() {
+  for (const Backend* b : backends()) {
+    if (b->probe().empty()) continue;
+    auto device = b->open({});
+    if (device.ok() && !(*device)->host_visible()) return b;
+  }
+  return nullptr;
+}
+
+Request random_request(uint64_t seed, int32_t vocab) {
+  std::mt19937_64 random(seed);
+  Request r;
+  for (auto n = 1 + random() % 90; n-- > 0;) {
+    r.prompt.push_back(static_cast<int32_t>(n % 3 != 0 ? n % 7 : random() % vocab));  // prefixes that others share
+  }
+  r.sampling.max_tokens = 1 + static_cast<int32_t>(random() % 30);
+  r.sampling.temperature = random() % 4 == 0 ? 0.0f : 0.9f;
+  r.sampling.top_k = random() % 3 == 0 ? 5 : 0;
+  r.sampling.top_p = random() % 3 == 0 ? 0.8f : 1.0f;
+  r.sampling.seed = random();
+  r.sampling.ignore_eos = random() % 2 == 0;
+  return r;
+}
+
+TEST(DeviceServing, RandomRequestsLoseNoBlock) {
+  const Backend* backend = device_backend();
+  if (backend == nullptr) GTEST_SKIP() << "no device with memory of its own";
+  CompiledModel model(golden_dir() / "families" / "llama3_gqa", *backend, {.block_size = 16, .deterministic = true},
+                      {.num_blocks = 160, .max_batch_size = 48, .max_num_tokens = 256, .max_seq_len = 128});
+  const int32_t vocab = model.executor().vocab_size();
+  for (const auto policy : {SchedulerPolicy::max_utilization, SchedulerPolicy::guaranteed_no_evict}) {
+    EngineLoop loop(model.executor(), TextDecoderFactory(), {.max_batch_size = 48, .policy = policy});
+    std::mutex mutex;
+    std::condition_variable changed;
+    int in_flight = 0, failed = 0;
+    std::vector<std::vector<int32_t>> tokens(kCompared);
+    std::vector<bool> whole(kCompared);
+    std::mt19937_64 random(17);
+    for (int i = 0; i < kRequests; ++i) {
+      {
+        std::unique_lock lock(mutex);
+        changed.wait(lock, [&] { return in_flight < 96; });
+        ++in_flight;
+      }
+      const auto ticket = loop.submit(random_request(i, vocab), [&, i](OutputPiece piece) {
+        if (i < kCompared) tokens[i].insert(tokens[i].end(), piece.tokens.begin(), piece.tokens.end());
+        if (piece.finish == FinishReason::none) return;
+        const std::lock_guard lock(mutex);
+        failed += piece.finish == FinishReason::error;
+        if (i < kCompared) whole[i] = piece.finish != FinishReason::cancelled;
+        --in_flight;
+        changed.notify_all();
+      });
+      ASSERT_TRUE(ticket.ok()) << ticket.error().message;
+      if (random() % 3 == 0) loop.cancel(random() % 2 == 0 ? *ticket : *ticket - random() % 64);
+    }
+    {
+      std::unique_lock lock(mutex);
+      changed.wait(lock, [&] { return in_flight == 0; });
+    }
+    EXPECT_EQ(failed, 0);
+    EXPECT_EQ(loop.stats().blocks_used, 0);
+    EXPECT_EQ(loop.integrity(), "");
+    EXPECT_GT(loop.stats().requests_cancelled, 1000u);
+    for (int i = 0; i < kCompared; ++i) {
+      const Answer alone = ask(loop, {random_request(i, vocab)}).at(0);
+      if (whole[i]) {
+        EXPECT_EQ(tokens[i], alone.tokens) << i;
+      } else {
+        ASSERT_LE(tokens[i].size(), alone.tokens.size());
+        EXPECT_TRUE(std::equal(tokens[i].begin(), tokens[i].end(), alone.tokens.begin())) << i;
+      }
+    }
+    loop.drain();
+  }
+}
+
+}  // namespace
+}  // namespace pinion
