@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cuda/ceilings.h"
 #include "backend/cuda/cuda_device.h"
 #include "backend/cuda/cuda_error.h"
 #include "backend/cuda/kernel_list.h"
@@ -133,23 +134,6 @@ __global__ void plain_kernel(AttentionTask task, DType type, const int2* rows, f
     }
     out[static_cast<int64_t>(blockIdx.x) * task.head_dim + i] = all / sum;
   }
-}
-
-__global__ void __launch_bounds__(512) read_kernel(const uint4* p, size_t n, uint32_t* sink) {
-  uint32_t all = 0;
-  const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
-  for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i + 7 * step < n; i += 8 * step) {
-    uint4 v[8];
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
-                   : "=r"(v[k].x), "=r"(v[k].y), "=r"(v[k].z), "=r"(v[k].w)
-                   : "l"(p + i + k * step), "l"(0x12F0000000000000ull));
-    }
-#pragma unroll
-    for (int k = 0; k < 8; ++k) all ^= v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
-  }
-  if (all == 0x12345) *sink = all;
 }
 
 template <class T>
@@ -456,31 +440,6 @@ std::vector<Case> timed_cases(bool prefill) {
   return cases;
 }
 
-double read_ceiling(Stream& stream) {
-  const size_t n = size_t{8} << 30;
-  const Memory<std::byte> memory(n);
-  const Memory<uint32_t> sink(1);
-  fill_kernel<<<4096, 256>>>(Values{memory.data(), DType::bf16}, n / 2, 1, 1.0f);
-  CHECK_CUDA(cudaDeviceSynchronize());
-  cudaEvent_t a, b;
-  CHECK_CUDA(cudaEventCreate(&a));
-  CHECK_CUDA(cudaEventCreate(&b));
-  double best = 0;
-  for (int grid : {528, 1056, 2112}) {
-    for (int i = 0; i < 6; ++i) {
-      CHECK_CUDA(cudaEventRecord(a, cuda_stream(stream).handle()));
-      read_kernel<<<grid, 512, 0, cuda_stream(stream).handle()>>>(reinterpret_cast<const uint4*>(memory.data()), n / 16,
-                                                                  sink.data());
-      CHECK_CUDA(cudaEventRecord(b, cuda_stream(stream).handle()));
-      CHECK_CUDA(cudaEventSynchronize(b));
-      float ms = 0;
-      CHECK_CUDA(cudaEventElapsedTime(&ms, a, b));
-      best = std::max(best, n / 1e9 / ms);
-    }
-  }
-  return best;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -523,7 +482,12 @@ int main(int argc, char** argv) {
     std::printf("%d checks, %d failures\n", checked, failures);
   }
   if (mode == "time" || mode == "all") {
-    const double ceiling = read_ceiling(*stream);
+    const auto ceilings = measure_ceilings(device);
+    if (!ceilings.ok()) {
+      std::printf("%s\n", ceilings.error().message.c_str());
+      return 1;
+    }
+    const double ceiling = ceilings->read_gbps * 1e-3;
     std::printf("read ceiling %.3f TB/s\n", ceiling);
     std::ofstream out;
     if (!json.empty()) out.open(json);

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cuda/ceilings.h"
 #include "backend/cuda/cuda_device.h"
 #include "backend/cuda/cuda_error.h"
 #include "backend/cuda/kernels/linear.h"
@@ -52,23 +53,6 @@ __global__ void fill_kernel(Bf16* p, size_t n, uint32_t seed, float scale) {
     h = (h ^ h >> 15) * 2246822519u, h = (h ^ h >> 13) * 3266489917u, h ^= h >> 16;
     p[i] = __float2bfloat16((static_cast<float>(h & 0xffff) - 32768) * scale / 32768);
   }
-}
-
-__global__ void __launch_bounds__(512) read_kernel(const uint4* p, size_t n, uint32_t* sink) {
-  uint32_t all = 0;
-  const size_t step = static_cast<size_t>(gridDim.x) * blockDim.x;
-  for (size_t i = static_cast<size_t>(blockIdx.x) * blockDim.x + threadIdx.x; i + 7 * step < n; i += 8 * step) {
-    uint4 v[8];
-#pragma unroll
-    for (int k = 0; k < 8; ++k) {
-      asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.v4.u32 {%0, %1, %2, %3}, [%4], %5;"
-                   : "=r"(v[k].x), "=r"(v[k].y), "=r"(v[k].z), "=r"(v[k].w)
-                   : "l"(p + i + k * step), "l"(0x12F0000000000000ull));
-    }
-#pragma unroll
-    for (int k = 0; k < 8; ++k) all ^= v[k].x ^ v[k].y ^ v[k].z ^ v[k].w;
-  }
-  if (all == 0x12345) *sink = all;
 }
 
 class Bench {
@@ -117,21 +101,6 @@ class Bench {
     return times[times.size() / 2];
   }
 
-  double read_ceiling() {  // TB/s
-    double best = 0;
-    for (int blocks : {4, 8, 16}) {
-      const size_t vectors = total_ / 8, step = size_t{8} * 512 * blocks * device_.multiprocessors;
-      const float ms = time(
-          [&] {
-            read_kernel<<<blocks * device_.multiprocessors, 512, 0, stream_.handle()>>>(
-                reinterpret_cast<const uint4*>(weights_), vectors, reinterpret_cast<uint32_t*>(workspace_));
-          },
-          9);
-      best = std::max(best, static_cast<double>(vectors / step * step) * 16 / ms * 1e-9);
-    }
-    return best;
-  }
-
   LinearProblem problem(int shape, int layer, int tokens) const {
     const Shape& s = kShapes[shape];
     const Bf16* w = weights_ + (shape == kHead ? layer_ * kLayers : layer_ * layer);
@@ -170,7 +139,7 @@ class Bench {
     if (linear_wgmma_why_not(p.type, tokens, in).empty()) {
       auto plans = linear_wgmma_plans(tokens, in, out, device_.multiprocessors);
       if (all_plans) {
-        plans.clear();
+        std::erase_if(plans, [](const WgmmaPlan& plan) { return plan.rows == 0; });
         for (int groups = 1; groups <= 4; ++groups) {
           for (int splits : {1, 2, 3, 4, 6, 8}) {
             for (int share : {1, 2}) {
@@ -182,7 +151,7 @@ class Bench {
       }
       for (const WgmmaPlan& plan : plans) {
         c.push_back({"wgmma " + std::to_string(plan.groups) + "g " + std::to_string(plan.splits) + "s " +
-                         std::to_string(plan.share),
+                         std::to_string(plan.share) + (plan.rows ? " " + std::to_string(plan.rows) + "r" : ""),
                      [this, plan](const LinearProblem& q) { linear_wgmma(q, plan, stream_); }});
       }
     }
@@ -322,7 +291,13 @@ int run(int argc, char** argv) {
   std::printf("correctness: %d of %d problems wrong\n", wrong, checked);
   if (check_only) return wrong == 0 ? 0 : 1;
 
-  const double ceiling = bench.read_ceiling(), gb = bench.gigabytes();
+  const auto device = open_device(devices[0].properties.ordinal);
+  const auto ceilings = device.ok() ? measure_ceilings(**device) : Result<Ceilings>(device.error());
+  if (!ceilings.ok()) {
+    std::fprintf(stderr, "error: %s\n", ceilings.error().message.c_str());
+    return 1;
+  }
+  const double ceiling = ceilings->read_gbps * 1e-3, gb = bench.gigabytes();
   std::printf("read ceiling %.3f TB/s\n", ceiling);
   std::string table;
   char line[256];
