@@ -4,6 +4,7 @@
 A Triton model repository with the official tritonclient, metrics read by prometheus_client, and HTTPS with API keys
 from a configuration file, asked by the official openai client.
 """
+import http.server
 import json
 import pathlib
 import re
@@ -11,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 import unittest
 import urllib.error
 import urllib.request
@@ -247,6 +249,43 @@ class Secured(unittest.TestCase):
     def test_no_answer_without_tls(self):
         with self.assertRaises((urllib.error.URLError, OSError)):
             urllib.request.urlopen(f"http://127.0.0.1:{self.server.port}/health", timeout=10).read()
+
+
+class Spans(unittest.TestCase):
+    def test_a_collector_gets_them(self):
+        got = []
+
+        class Collector(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                got.append((self.path, body["resourceSpans"][0]))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector, \
+                tempfile.TemporaryDirectory() as directory:
+            threading.Thread(target=collector.serve_forever, daemon=True).start()
+            engine = pinion_server.build(PINION, MODEL, directory + "/engine")
+            with pinion_server.Server(PINION, engine, "--otlp_traces_endpoint",
+                                      f"http://127.0.0.1:{collector.server_port}") as server:
+                trace = "0af7651916cd43dd8448eb211c80319c"
+                status, head, _ = server.request("POST", "/v1/completions", {"prompt": "a b c", "max_tokens": 4},
+                                                 {"traceparent": f"00-{trace}-b7ad6b7169203331-01"})
+                self.assertEqual(status, 200)
+            collector.shutdown()  # the server has ended, and delivered before
+        spans = [s for _, resource in got for s in resource["scopeSpans"][0]["spans"] if s["traceId"] == trace]
+        self.assertEqual([s["name"] for s in spans], ["POST /v1/completions", "queue", "prefill", "decode"])
+        self.assertEqual(spans[0]["spanId"], head["traceparent"].split("-")[2])
+        self.assertEqual({s["parentSpanId"] for s in spans[1:]}, {spans[0]["spanId"]})
+        self.assertEqual(got[0][0], "/v1/traces")
+        self.assertIn({"key": "service.name", "value": {"stringValue": "pinion"}}, got[0][1]["resource"]["attributes"])
+        made = subprocess.run([PINION, "serve", MODEL, "--otlp-traces-endpoint", "grpc://x:4317"], capture_output=True,
+                              text=True, timeout=120)
+        self.assertEqual(made.returncode, 2, made.stderr)
+        self.assertIn("--otlp_traces_endpoint", made.stderr)
 
 
 class ForeignCommands(unittest.TestCase):
