@@ -289,8 +289,8 @@ Verb add_serve(CLI::App& app) {
   app.add_option("--batch_scheduler_policy", a->serve.policy, "max_utilization or guaranteed_no_evict")
       ->check(CLI::IsMember({"max_utilization", "guaranteed_no_evict"}))
       ->capture_default_str();
-  app.add_option("--max_queue", a->serve.max_queue, "waiting requests; one more is answered 429")
-      ->check(CLI::Range(1, 1 << 20))
+  app.add_option("--max_queue", a->serve.max_queue, "requests beyond a full batch; one more is answered 429")
+      ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   app.add_option("--chunk_tokens", a->serve.chunk_tokens, "largest piece of a prompt in one step")
       ->check(CLI::Range(1, 1 << 20))

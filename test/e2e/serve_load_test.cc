@@ -28,7 +28,7 @@ using namespace std::chrono_literals;
 
 constexpr int32_t kVocab = 4096;  // of the demo model's tokenizer
 constexpr int32_t kBatch = 64;
-constexpr int32_t kQueue = 2;  // of those beyond the batch: each waits for about one of the 64 to end
+constexpr int32_t kQueue = 0;  // only those whom the next step has room for: nobody waits for another to end
 constexpr std::array kOutputs = {8, 56, 24, 40, 16, 48, 32};  // tokens: so that answers do not end in step
 constexpr auto kStep = 20ms;
 
