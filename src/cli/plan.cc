@@ -311,10 +311,10 @@ Status run(const Args& a) {
   const auto mib = [](double b) { return b / (1 << 20); };
   fmt::print("{} on {}{}: weights {}, KV cache {}\n", a.model.model, a.gpu,
              n.devices > 1 ? fmt::format(", {} ranks, each", n.devices) : "", name(n.dtype), name(n.kv_dtype));
-  fmt::print("  weights    {:10.1f} MiB\n  KV cache   {:10.1f} MiB   {:.1f} MiB for a sequence of {} tokens\n",
-             mib(n.weights), mib(n.kv), mib(n.kv_per_sequence), n.max_seq_len);
-  for (const auto& [kind, bytes] : n.kinds) fmt::print("    of the weights {:10.1f} MiB {}\n", mib(bytes), kind);
-  if (!n.quantized.empty()) fmt::print("    {}\n", n.quantized);
+  fmt::print("  weights    {:10.1f} MiB{}\n", mib(n.weights), n.quantized.empty() ? "" : "   " + n.quantized);
+  for (const auto& [kind, bytes] : n.kinds) fmt::print("             {:10.1f}     in {}\n", mib(bytes), kind);
+  fmt::print("  KV cache   {:10.1f} MiB   {:.1f} MiB for a sequence of {} tokens\n", mib(n.kv), mib(n.kv_per_sequence),
+             n.max_seq_len);
   fmt::print("  arena      {:10.1f} MiB   for steps of {} tokens\n  workspace  {:10.1f} MiB{}\n", mib(n.arena),
              n.max_num_tokens, mib(n.workspace), n.exact ? "" : "   (known once it is built)");
   fmt::print("  process    {:10.1f} MiB\n  total      {:10.1f} MiB   of {:.1f} MiB: {}\n", mib(n.overhead),
