@@ -237,8 +237,8 @@ ModelHandle choose_model(const ServerState& state, const OrderedJson& body, Http
   ModelHandle model = named ? state.models.find(body["model"].get_ref<const std::string&>()) : nullptr;
   if (!model) model = state.models.only();  // which refuses a name that is not its own
   if (model && model->generates()) return model;
-  if (!model && state.models.is_loading("")) {
-    refusal = unavailable("the model is being replaced", "not_ready");
+  if (!model && (!state.ready || state.models.is_loading(""))) {
+    refusal = unavailable(state.ready ? "the model is being replaced" : "the model is still loading", "not_ready");
     return nullptr;
   }
   if (named) {

@@ -291,8 +291,11 @@ std::variant<ApiError, ModelHandle> find_kserve_model(const ServerState& state, 
                                                       const std::string& version) {
   ModelHandle model = state.models.find(name);
   if (!model && !state.options.strict_model_name && !state.models.knows(name)) model = state.models.only();
-  if (!model && state.models.is_loading(state.models.knows(name) ? name : "")) {
-    return ApiError{.status = 503, .message = "the model is being replaced", .code = "not_ready", .retry_after = 5};
+  if (!model && (!state.ready || state.models.is_loading(state.models.knows(name) ? name : ""))) {
+    return ApiError{.status = 503,
+                    .message = state.ready ? "the model is being replaced" : "the model is still loading",
+                    .code = "not_ready",
+                    .retry_after = 5};
   }
   if (!model) {
     return ApiError{.status = 404,
