@@ -251,6 +251,7 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
 
   // Writes the next message, or ends the call when there will be none.
   void advance() {
+    read_more();
     if (finished_ || writing_) return;
     if (outgoing_.empty()) collect();
     if (finished_) return;
@@ -263,10 +264,15 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
       return StartWriteAndFinish(&written_, grpc::WriteOptions(), grpc::Status::OK);
     }
     if (stream_ && half_closed_ && inferences_.empty()) return finish(grpc::Status::OK);
-    if (stream_ && read_next_ && !half_closed_ && inferences_.size() < kMostInferences) {
-      read_next_ = false;
-      StartRead(&incoming_);
-    }
+    read_more();  // collect() may have ended one
+  }
+
+  // The next request of a stream, unless enough are being answered or answers wait for a slow reader.
+  void read_more() {
+    if (!stream_ || !read_next_ || half_closed_ || finished_) return;
+    if (inferences_.size() >= kMostInferences || outgoing_.size() >= kMostInferences) return;
+    read_next_ = false;
+    StartRead(&incoming_);
   }
 
   // Takes what the engine has made since the last time.

@@ -129,6 +129,11 @@ class Grpc(unittest.TestCase):
             self.assertEqual([final for _, final in pieces], [False] * (len(pieces) - 1) + [True])
         self.assertGreater(len(answers["0"]), 1)
 
+    def test_more_requests_than_a_stream_has_under_way(self):
+        answers = self.stream(*((PROMPTS[0], {}) for _ in range(100)))
+        texts = {"".join(text for text, _ in pieces) for pieces in answers.values()}
+        self.assertEqual((len(answers), len(texts)), (100, 1))
+
     def test_an_error_of_a_stream_leaves_the_stream(self):
         answers = self.stream((PROMPTS[0], {"inputs": [tensor("text_input", "BYTES", PROMPTS[:1])]}), (PROMPTS[0], {}))
         self.assertIn("max_tokens", answers["0"][0][0])
