@@ -22,6 +22,7 @@ VOCAB = 4096  # of the demo model
 PROMPTS, OUTPUTS = (100, 500), (64, 256)  # tokens
 if os.environ.get("PINION_SANITIZER"):  # each token takes ten times as long; short requests show the same
     PROMPTS, OUTPUTS = (100, 250), (8, 40)
+    MANY, IDLE = 96, 500
 
 
 def make_requests(seed, count, prompts=PROMPTS, outputs=OUTPUTS):
