@@ -1,7 +1,8 @@
 // Times linear kernels on the device they will run on, over weights of real size. On a device with memory of its own a
-// recorded chain is timed as a model's step has it: a small kernel before each linear, which makes its input, and the
-// weight read from copies in turn that the caches cannot hold together, since in a step every weight comes from memory
-// once. How a kernel starts behind another and ends before the next is part of its time.
+// recorded chain is timed as a model's step has it: a small kernel before every other linear, which makes its input, a
+// long one before the rest, and the weight read from copies in turn that the caches cannot hold together, since in a
+// step every weight comes from memory once. How a kernel starts behind another and ends before the next is part of its
+// time.
 #pragma once
 
 #include <memory>
