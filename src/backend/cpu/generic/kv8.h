@@ -40,11 +40,13 @@ inline void store_head8(const KvView& kv, char* plane, int64_t kv_heads, int64_t
     const float a = x[i] < 0 ? -x[i] : x[i];
     absmax = a > absmax ? a : absmax;
   }
-  const float inverse = absmax > 1e-30f ? 127.0f / absmax : 0.0f, own = absmax > 1e-30f ? absmax / 127.0f : 1.0f;
+  // As quant/formats/kv_cache has it, to the bit: a product with 1 / own would round other ties the other way.
+  float own = absmax / 127.0f;
+  own = absmax > 0 ? (own > 1e-30f ? own : 1e-30f) : 1.0f;
   float rounded[kW];
   for (int64_t i = 0; i < d; i += kW) {
     const int lanes = static_cast<int>(least(kW, d - i));
-    F32::store(rounded, round_nearest(mul(F32::load_partial(x + i, lanes), set1(inverse))));
+    F32::store(rounded, round_nearest(div(F32::load_partial(x + i, lanes), set1(own))));
     for (int l = 0; l < lanes; ++l) to[i + l] = static_cast<uint8_t>(static_cast<int8_t>(rounded[l]));
   }
   __builtin_memcpy(plane + kv_heads * kv.block_size * d + row * 4, &own, sizeof own);
