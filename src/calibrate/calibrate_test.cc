@@ -224,6 +224,8 @@ TEST(InputRange, CanLeaveOutliersOut) {
     EXPECT_NEAR(range("percentile", kind), 3.9f, 0.4f);  // the normal distribution's
   }
   EXPECT_LT(range("mse", InputQuant::int8_static), 90);
+  EXPECT_EQ(range("auto", InputQuant::int8_static), range("mse", InputQuant::int8_static));
+  EXPECT_EQ(range("auto", InputQuant::e4m3_static), 100);
   EXPECT_FALSE(range_method("entropy").ok());
   InputStatistics zeros{.cols = 4, .seen = 1, .column_absmax = std::vector<float>(4), .sample = std::vector<float>(4)};
   EXPECT_EQ(input_range(zeros, RangeMethod::percentile, InputQuant::int8_static), 0);

@@ -11,7 +11,7 @@
 namespace pinion {
 namespace {
 
-constexpr std::array<std::string_view, 3> kNames{"max", "percentile", "mse"};
+constexpr std::array<std::string_view, 4> kNames{"auto", "max", "percentile", "mse"};
 constexpr double kPercentile = 0.9999;
 constexpr int kSteps = 40;                // ranges tried: 1, 0.98 … 0.22 of the largest
 constexpr int64_t kMostValues = 1 << 16;  // of the sample that the search looks at
@@ -52,6 +52,7 @@ Result<RangeMethod> range_method(std::string_view name) {
 }
 
 float input_range(const InputStatistics& inputs, RangeMethod method, InputQuant kind) {
+  if (method == RangeMethod::automatic) method = kind == InputQuant::int8_static ? RangeMethod::mse : RangeMethod::max;
   if (method == RangeMethod::max || inputs.sample.empty() || !(inputs.absmax > 0)) return inputs.absmax;
   if (method == RangeMethod::mse) return least_error_range(inputs, kind);
   std::vector<float> magnitudes(inputs.sample.size());

@@ -11,6 +11,7 @@
 namespace pinion {
 
 enum class RangeMethod : uint8_t {
+  automatic,   // mse for int8, whose steps are all alike; max for fp8, which loses little by a wide range
   max,         // over all tokens of the calibration set
   percentile,  // 99.99 % of the sample's magnitudes
   mse,         // the least squared error of the sample, among fractions of the largest

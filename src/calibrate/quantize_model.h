@@ -21,12 +21,12 @@ namespace pinion {
 struct QuantizeModelOptions {
   const QuantFormat* format = nullptr;
   EncodeOptions encode;
-  std::vector<std::string> exclude_modules;    // wildcards over module names, beside heads, routers and embeddings
-  RangeMethod input_range = RangeMethod::max;  // of static inputs
-  bool head = false, embedding = false;        // in int8, a scale per row; of tied ones either means both
-  std::set<std::string> in_8bit;               // modules that get int8, a scale per row, instead of the format
-  std::map<std::string, float> kv_scales;      // tensors to add: InputCollector::kv_scales
-  bool measure_8bit = false;                   // fill LinearReport::error_8bit
+  std::vector<std::string> exclude_modules;  // wildcards over module names, beside heads, routers and embeddings
+  RangeMethod input_range = RangeMethod::automatic;  // of static inputs
+  bool head = false, embedding = false;              // in int8, a scale per row; of tied ones either means both
+  std::set<std::string> in_8bit;                     // modules that get int8, a scale per row, instead of the format
+  std::map<std::string, float> kv_scales;            // tensors to add: InputCollector::kv_scales
+  bool measure_8bit = false;                         // fill LinearReport::error_8bit
   std::function<void(int64_t done, int64_t total)> progress;  // linears
 };
 

@@ -329,8 +329,10 @@ Verb add_quantize(CLI::App& app) {
   app.add_flag("--symmetric", a->symmetric, "int4: no zero points");
   app.add_flag("--static_inputs", a->static_inputs,
                "fp8, int8_sq, w4a8_awq: one calibrated scale for a linear's inputs");
-  app.add_option("--input_range", a->input_range,
-                 "what that scale covers: max; percentile, 99.99 % of the inputs; mse, the least squared error")
+  app.add_option(
+         "--input_range", a->input_range,
+         "what that scale covers: max; percentile, 99.99 % of the inputs; mse, the least squared error; auto: mse "
+         "for int8, max for fp8")
       ->capture_default_str();
   app.add_option("--input_dtype", a->input_dtype, "w4a8_awq: the inputs' type, fp8 or int8; auto: fp8")
       ->capture_default_str();

@@ -13,7 +13,7 @@ struct QuantizeArgs {
   std::string model_dir, output_dir, qformat, calib_dataset, calib_state, eval_dataset, tokenizer;
   std::string weight_scales = "channel";  // fp8: tensor, channel, block
   std::string input_dtype = "auto";       // w4a8_awq: fp8, int8
-  std::string input_range = "max";        // of static inputs: max, percentile, mse
+  std::string input_range = "auto";       // of static inputs: auto, max, percentile, mse
   std::string kv_cache_dtype = "auto";    // fp8: calibrated scales for it; int8 and floats need none
   std::vector<std::string> exclude_modules;
   int32_t group_size = -1;  // -1: the format's own
