@@ -15,20 +15,28 @@ import yaml
 import pinion_server
 
 PINION, MODEL, DEPLOY = sys.argv.pop(1), sys.argv.pop(1), pathlib.Path(sys.argv.pop(1)) / "deploy"
-MANIFESTS = {m["kind"]: m for m in yaml.safe_load_all((DEPLOY / "kubernetes/pinion.yaml").read_text())}
+MANIFESTS, GROUP = ({m["kind"]: m for m in yaml.safe_load_all((DEPLOY / f"kubernetes/{name}.yaml").read_text())}
+                    for name in ("pinion", "leader_worker_set"))
 POD = MANIFESTS["Deployment"]["spec"]["template"]["spec"]
+GROUP_OF = GROUP["LeaderWorkerSet"]["spec"]["leaderWorkerTemplate"]
+
+
+def arguments_of(pod):
+    """A pod's flags; MODEL alone is none."""
+    return dict(a.removeprefix("--").split("=") for a in pod["containers"][0]["args"] if a.startswith("--"))
 
 
 class Deploy(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.container = POD["containers"][0]
-        cls.arguments = dict(a.removeprefix("--").split("=") for a in cls.container["args"] if a.startswith("--"))
+        cls.arguments = arguments_of(POD)
         cls.directory = tempfile.TemporaryDirectory()
         cls.addClassCleanup(cls.directory.cleanup)
         engine = pinion_server.build(PINION, MODEL, cls.directory.name + "/engine")
         own = {"host", "port", "metrics_port"}  # of the test's server
-        flags = [f"--{name}={value}" for name, value in cls.arguments.items() if name not in own]
+        group = arguments_of(GROUP_OF["workerTemplate"]["spec"])  # the Deployment's, and the ranks
+        flags = [f"--{name}={value}" for name, value in group.items() if name not in own]
         cls.server = pinion_server.Server(PINION, engine, *flags, "--metrics_port", 0)
         cls.server.__enter__()
         cls.addClassCleanup(cls.server.__exit__, None, None, None)
@@ -45,6 +53,17 @@ class Deploy(unittest.TestCase):
         self.assertEqual(ports, {"http": self.arguments["port"], "metrics": self.arguments["metrics_port"]})
         for port in MANIFESTS["Service"]["spec"]["ports"]:
             self.assertIn(port["targetPort"], ports)
+
+    def test_a_group_has_as_many_pods_as_ranks_and_is_a_pod_of_the_deployment_otherwise(self):
+        pod = GROUP_OF["workerTemplate"]["spec"]
+        self.assertEqual(arguments_of(pod), self.arguments | {"tp_size": str(GROUP_OF["size"])})
+        same = lambda p: {k: v for k, v in p["containers"][0].items() if k not in ("args", "image", "resources")}
+        self.assertEqual(same(pod), same(POD))
+        self.assertEqual(pod | {"containers": None}, POD | {"containers": None})
+        name = GROUP["LeaderWorkerSet"]["metadata"]["name"]
+        self.assertEqual(GROUP["Service"]["spec"]["selector"],
+                         {"leaderworkerset.sigs.k8s.io/name": name, "leaderworkerset.sigs.k8s.io/worker-index": "0"})
+        self.assertEqual(GROUP["Service"]["spec"]["ports"], MANIFESTS["Service"]["spec"]["ports"])
 
     def test_the_drain_fits_into_the_grace_period(self):
         pause = int(self.container["lifecycle"]["preStop"]["exec"]["command"][1])
