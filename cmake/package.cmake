@@ -4,7 +4,7 @@ include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(folders base tensor text checkpoint graph models quant backend backend/reference backend/cpu backend/cuda backend/all
-  engine compiler runtime)
+  engine compiler runtime session)
 set(objects)
 foreach(folder ${folders})
   string(REPLACE "/" "_" id ${folder})

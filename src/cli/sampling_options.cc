@@ -28,26 +28,6 @@ void add_sampling_options(CLI::App& app, SamplingArgs& a) {
       ->check(CLI::Range(0, 1024));
 }
 
-SamplingParams default_sampling(const std::filesystem::path& dir, bool greedy_when_silent) {
-  SamplingParams p;
-  auto json = dir.empty() ? Result<Json>(Json::object()) : read_json_file(dir / "generation_config.json");
-  const Json config = json && json->is_object() ? *json : Json::object();
-  auto number = [&](const char* key, auto& out, double low, double high) {
-    if (const auto it = config.find(key);
-        it != config.end() && it->is_number() && it->get<double>() >= low && it->get<double>() <= high) {
-      out = it->get<std::remove_reference_t<decltype(out)>>();
-    }
-  };
-  const bool sample = config.contains("do_sample") ? config["do_sample"] == true : !greedy_when_silent;
-  number("temperature", p.temperature, 0, 100);
-  number("top_k", p.top_k, 0, 1 << 30);
-  number("top_p", p.top_p, 1e-6, 1);
-  number("min_p", p.min_p, 0, 1);
-  number("repetition_penalty", p.repetition_penalty, 0.01, 100);
-  if (!sample && greedy_when_silent) p.temperature = 0;
-  return p;
-}
-
 SamplingParams resolve(const SamplingArgs& a, const SamplingParams& defaults) {
   SamplingParams p = a.params;
   p.temperature = a.temperature.value_or(defaults.temperature);

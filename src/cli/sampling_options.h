@@ -22,8 +22,6 @@ struct SamplingArgs {
 };
 
 void add_sampling_options(CLI::App& app, SamplingArgs& args);
-// What a request without sampling fields gets: generation_config.json of the model, else greedy for the command line.
-SamplingParams default_sampling(const std::filesystem::path& dir, bool greedy_when_silent);
 SamplingParams resolve(const SamplingArgs& args, const SamplingParams& defaults);
 
 struct Completion {
