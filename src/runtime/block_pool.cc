@@ -20,7 +20,7 @@ std::string PrefixRoot::key() const {
   return std::to_string(rope_variant) + ':' + std::to_string(cache_salt.size()) + ':' + cache_salt + adapter;
 }
 
-BlockPool::BlockPool(BlockPoolOptions options) : options_(std::move(options)) {
+BlockPool::BlockPool(BlockPoolOptions options) : options_(std::move(options)), slots_(options_.host_slots) {
   check(options_.num_blocks > 0 && options_.block_size > 0 && !options_.windows.empty(), "block pool without pages");
   if (options_.hash_bits < 64) hash_mask_ = (uint64_t{1} << options_.hash_bits) - 1;
   blocks_.resize(options_.num_blocks);
@@ -58,6 +58,7 @@ PrefixNodeId BlockPool::add_node(Node node) {
   if (!added) return 0;
   if (node.parent) ++nodes_.at(node.parent).refs;
   node.blocks.assign(groups(), -1);
+  if (slots_.size() > 0) node.slots.assign(groups(), -1);
   nodes_.emplace(next_node_, std::move(node));
   return next_node_++;
 }
@@ -106,7 +107,7 @@ int32_t BlockPool::match(const PrefixRoot& root, std::span<const int32_t> tokens
     const int32_t length = static_cast<int32_t>(i) + 1;
     bool all = true;
     for (int32_t g = 0; g < groups(); ++g) {
-      run[g] = node.blocks[g] >= 0 ? run[g] + 1 : 0;
+      run[g] = node.blocks[g] >= 0 || on_host(node, g) ? run[g] + 1 : 0;
       all &= run[g] >= length - first_live(g, length * options_.block_size);
     }
     if (all) best = length;
@@ -114,11 +115,18 @@ int32_t BlockPool::match(const PrefixRoot& root, std::span<const int32_t> tokens
   return best * options_.block_size;
 }
 
-std::vector<int32_t> BlockPool::hit_blocks(const PrefixRoot& root, std::span<const int32_t> tokens, int32_t hit) const {
+HitBlocks BlockPool::hit_blocks(const PrefixRoot& root, std::span<const int32_t> tokens, int32_t hit) const {
   const auto path = walk(root, tokens, hit);
-  std::vector<int32_t> result;
-  for (int32_t g = 0; g < groups(); ++g)
-    for (size_t i = first_live(g, hit); i < path.size(); ++i) result.push_back(nodes_.at(path[i]).blocks[g]);
+  HitBlocks result;
+  for (int32_t g = 0; g < groups(); ++g) {
+    for (size_t i = first_live(g, hit); i < path.size(); ++i) {
+      const int32_t block = nodes_.at(path[i]).blocks[g];
+      if (block >= 0)
+        result.shared.push_back(block);
+      else
+        ++result.fetched;
+    }
+  }
   return result;
 }
 
@@ -132,8 +140,14 @@ void BlockPool::attach(KvTable& table, const PrefixRoot& root, std::span<const i
   for (int32_t g = 0; g < groups(); ++g) {
     table.blocks[g].assign(path.size(), -1);
     for (size_t i = first_live(g, hit); i < path.size(); ++i) {
-      const int32_t block = nodes_.at(path[i]).blocks[g];
-      check(block >= 0, "hit without a block");
+      const Node& node = nodes_.at(path[i]);
+      const int32_t block = node.blocks[g];
+      if (block < 0) {
+        check(on_host(node, g), "hit without a block");
+        slots_.pin(node.slots[g]);
+        fetches_.push_back({&table, g, i, path[i], node.slots[g]});
+        continue;
+      }
       share(block);
       table.blocks[g][i] = block;
     }
@@ -227,10 +241,7 @@ void BlockPool::written(KvTable& table, std::span<const int32_t> tokens, int32_t
     for (int32_t g = 0; g < groups(); ++g) {
       const int32_t block = table.blocks[g][table.registered];
       if (block < 0 || node.blocks[g] >= 0 || blocks_[block].node) continue;  // an equal one is cached already
-      node.blocks[g] = block;
-      blocks_[block].node = id;
-      ++node.refs;
-      ++cached_count_;
+      cache(block, id);
     }
     ++node.refs;
     unref_node(std::exchange(table.tip, id));
@@ -257,9 +268,14 @@ void BlockPool::release(KvTable& table) {
 }
 
 void BlockPool::forget(KvTable& table) {
-  for (const auto& group : table.blocks)
-    for (const int32_t block : group)
-      if (block >= 0 && blocks_[block].node) uncache(block);
+  for (const auto& group : table.blocks) {
+    for (const int32_t block : group) {
+      if (block < 0 || !blocks_[block].node) continue;
+      const Node& node = nodes_.at(blocks_[block].node);
+      if (on_host(node, blocks_[block].group)) clear_slot(node.slots[blocks_[block].group]);
+      uncache(block);
+    }
+  }
   release(table);
 }
 
@@ -270,7 +286,12 @@ int32_t BlockPool::take() {
   check(free_head_ >= 0, "the block pool is empty: the plan counted wrong");
   const int32_t block = free_head_;
   unlink(block);
-  if (blocks_[block].node) uncache(block);
+  if (blocks_[block].node) {
+    keep_on_host(block, moves_.copies);
+    // Even if it was there already: the copy may still be under way, and the page is about to be written.
+    moves_.awaited |= slots_.size() > 0;
+    uncache(block);
+  }
   blocks_[block].refs = 1;
   return block;
 }
@@ -317,6 +338,14 @@ void BlockPool::unlink(int32_t block) {
   --free_count_;
 }
 
+void BlockPool::cache(int32_t block, PrefixNodeId id) {
+  Node& node = nodes_.at(id);
+  node.blocks[blocks_[block].group] = block;
+  blocks_[block].node = id;
+  ++node.refs;
+  ++cached_count_;
+}
+
 void BlockPool::uncache(int32_t block) {
   const PrefixNodeId id = std::exchange(blocks_[block].node, 0);
   nodes_.at(id).blocks[blocks_[block].group] = -1;
@@ -351,6 +380,16 @@ std::string BlockPool::integrity(std::span<const KvTable* const> live) const {
     const auto node = nodes_.find(blocks_[b].node);
     if (node == nodes_.end() || node->second.blocks[blocks_[b].group] != b) return at(b) + " is cached under no node";
   }
+  if (!fetches_.empty()) return "hits on the host were not fetched";
+  if (std::string wrong = slots_.integrity(); !wrong.empty()) return wrong;
+  for (int32_t s = 0; s < slots_.size(); ++s) {
+    if (slots_[s].pins != 0) return "a host slot is pinned, and no hit is being fetched";
+    if (slots_[s].node == 0) continue;
+    ++node_refs[slots_[s].node];
+    const auto node = nodes_.find(slots_[s].node);
+    if (node == nodes_.end() || node->second.slots[slots_[s].group] != s)
+      return "host slot " + std::to_string(s) + " is under no node";
+  }
   int32_t listed = 0;
   for (int32_t b = free_head_, prev = -1; b >= 0; prev = b, b = blocks_[b].next) {
     if (blocks_[b].refs || blocks_[b].prev != prev || ++listed > options_.num_blocks)
@@ -363,6 +402,8 @@ std::string BlockPool::integrity(std::span<const KvTable* const> live) const {
   if (sharing != windowed_sharing_) return "shared windowed pages miscounted";
   for (const auto& [id, node] : nodes_) {
     if (node.parent) ++node_refs[node.parent];
+    for (const int32_t s : node.slots)
+      if (s >= 0 && slots_[s].node != id) return "a prefix node's host slot is another's";
     if (const auto it = by_hash_.find(node.hash); it == by_hash_.end() || it->second != id)
       return "a prefix node cannot be found by its hash";
   }

@@ -1,7 +1,8 @@
 // BlockPool: one pool of equal KV pages for all groups of layers that cache alike, with reuse of whole blocks by
 // prefix. Cached prefixes form a tree: a node is (parent node, one block's tokens), found by a chained hash and
-// confirmed by comparing both, so a hash collision can only cost a hit, never give a wrong one. Rules:
-// runtime/README.md.
+// confirmed by comparing both, so a hash collision can only cost a hit, never give a wrong one. With a host tier, what
+// is evicted is copied to host memory and comes back with a hit; the pool says which copies, an Executor makes them.
+// Rules: runtime/README.md.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "base/hash.h"
+#include "runtime/host_slots.h"
 
 namespace pinion {
 
@@ -19,10 +21,9 @@ struct BlockPoolOptions {
   int32_t block_size = 64;       // tokens in a block
   std::vector<int32_t> windows;  // per KvGroup; 0: full attention. A token sees itself and window - 1 before it.
   bool prefix_reuse = true;
-  int hash_bits = 64;  // tests truncate the hash to force collisions
+  int32_t host_slots = 0;  // pages of the host tier; 0: none
+  int hash_bits = 64;      // tests truncate the hash to force collisions
 };
-
-using PrefixNodeId = uint64_t;  // never used twice; 0: none
 
 // One sequence's blocks. Owned by the sequence, changed only by the pool.
 struct KvTable {
@@ -41,6 +42,18 @@ struct PrefixRoot {
   std::string key() const;  // unambiguous
 };
 
+// What a sequence takes by attach() at a hit.
+struct HitBlocks {
+  std::vector<int32_t> shared;  // pages that hold its blocks
+  int32_t fetched = 0;          // pages to take for blocks that only the host has
+};
+
+// Copies to make, in this order. `awaited`: the next step begins when they, and all before them, have ended.
+struct BlockMoves {
+  std::vector<BlockCopy> copies;
+  bool awaited = false;
+};
+
 class BlockPool {
  public:
   explicit BlockPool(BlockPoolOptions options);
@@ -55,14 +68,23 @@ class BlockPool {
   // Pages of windowed groups that are shared, counted once per sharer beyond the first: sharers part ways as their
   // windows move on, each then needing a page of its own.
   int32_t windowed_sharing() const { return windowed_sharing_; }
+  int32_t host_blocks() const { return slots_.used(); }  // prefix blocks on the host, whether also in a page or not
+  uint64_t host_hits() const { return host_hits_; }      // blocks of hits that came from there
 
   // The longest reusable prefix of `tokens`, in tokens (a multiple of the block size, at most `limit`): every block of
-  // full groups and the blocks inside the window of windowed groups are cached.
+  // full groups and the blocks inside the window of windowed groups are cached, in a page or on the host.
   int32_t match(const PrefixRoot& root, std::span<const int32_t> tokens, int32_t limit) const;
-  // The pages a sequence would share by attach() at this hit.
-  std::vector<int32_t> hit_blocks(const PrefixRoot& root, std::span<const int32_t> tokens, int32_t hit) const;
-  // Starts an empty table: shares the blocks of a hit as returned by match().
+  HitBlocks hit_blocks(const PrefixRoot& root, std::span<const int32_t> tokens, int32_t hit) const;
+  // Starts an empty table: shares the blocks of a hit as returned by match(). fetch(), after all attach() of a step and
+  // before anything else, takes pages for those on the host; the caller has made sure that they are free.
   void attach(KvTable& table, const PrefixRoot& root, std::span<const int32_t> tokens, int32_t hit);
+  void fetch();
+  // The copies that attach(), fetch() and grow() have asked for since the last call.
+  BlockMoves moves();
+  // Copies to the host of cached blocks among the next `pages` pages that would be taken: made while a step runs, they
+  // leave nothing to copy when the pages are.
+  std::vector<BlockCopy> copies_ahead(int32_t pages);
+  void forget_host();  // nothing on the host is reused again
 
   // Pages that grow(table, past, end) would take, and the same for an empty table that starts at a hit of `past`.
   int32_t needed(const KvTable& table, int32_t end) const;
@@ -96,8 +118,16 @@ class BlockPool {
     std::string root_key;         // roots only
     std::vector<int32_t> tokens;  // one block
     uint64_t hash = 0;
-    int32_t refs = 0;             // child nodes, cached blocks, tables whose tip it is
+    int32_t refs = 0;             // child nodes, cached blocks, host slots, tables whose tip it is
     std::vector<int32_t> blocks;  // per group; -1: none
+    std::vector<int32_t> slots;   // likewise, of the host tier; empty without one
+  };
+  struct Fetch {
+    KvTable* table = nullptr;
+    int32_t group = 0;
+    size_t index = 0;  // in the table
+    PrefixNodeId node = 0;
+    int32_t slot = 0;  // pinned
   };
 
   uint64_t root_hash(const std::string& key) const;
@@ -115,7 +145,11 @@ class BlockPool {
   void drop(int32_t block);
   void push_free(int32_t block);
   void unlink(int32_t block);
+  void cache(int32_t block, PrefixNodeId node);
   void uncache(int32_t block);
+  bool on_host(const Node& node, int32_t group) const { return !node.slots.empty() && node.slots[group] >= 0; }
+  void keep_on_host(int32_t block, std::vector<BlockCopy>& copies);
+  void clear_slot(int32_t slot);
 
   BlockPoolOptions options_;
   std::vector<Block> blocks_;
@@ -125,6 +159,10 @@ class BlockPool {
   PrefixNodeId next_node_ = 1;
   std::unordered_map<PrefixNodeId, Node> nodes_;
   std::unordered_map<uint64_t, PrefixNodeId> by_hash_;
+  HostSlots slots_;
+  std::vector<Fetch> fetches_;  // between attach() and fetch()
+  BlockMoves moves_;
+  uint64_t host_hits_ = 0;
 };
 
 }  // namespace pinion

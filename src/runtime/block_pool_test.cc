@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "base/check.h"
@@ -118,9 +119,75 @@ TEST(BlockPool, CollidingHashesNeverGiveAWrongHit) {
   for (int32_t i = 0; i < 8; ++i) {
     const auto content = tokens(12, 100 * i);
     const int32_t hit = pool.match({}, content, 12);
-    const auto blocks = pool.hit_blocks({}, content, hit);
+    const auto blocks = pool.hit_blocks({}, content, hit).shared;
     for (size_t b = 0; b < blocks.size(); ++b) EXPECT_EQ(blocks[b], tables[i].blocks[0][b]);
   }
+  EXPECT_EQ(pool.integrity(live), "");
+}
+
+// What is evicted comes back from the host, in the order of its use there, and the copies say so.
+TEST(BlockPool, TheHostKeepsWhatIsEvicted) {
+  BlockPool pool({.num_blocks = 4, .block_size = 4, .windows = {0}, .host_slots = 3});
+  const auto content = tokens(12);
+  KvTable a, b, c;
+  write(pool, a, content);
+  const std::vector<int32_t> pages = a.blocks[0];
+  pool.release(a);
+  EXPECT_TRUE(pool.moves().copies.empty()) << "nothing was evicted";
+  write(pool, b, tokens(16, 100));
+  const BlockMoves out = pool.moves();
+  EXPECT_TRUE(out.awaited);
+  ASSERT_EQ(out.copies.size(), 3u);
+  for (const BlockCopy& copy : out.copies) EXPECT_TRUE(copy.to_host);
+  EXPECT_EQ(pool.host_blocks(), 3);
+  pool.release(b);
+
+  ASSERT_EQ(pool.match({}, content, 12), 12);
+  const HitBlocks hit = pool.hit_blocks({}, content, 12);
+  EXPECT_TRUE(hit.shared.empty());
+  EXPECT_EQ(hit.fetched, 3);
+  pool.attach(c, {}, content, 12);
+  EXPECT_NE(pool.integrity({}), "") << "before fetch() slots are pinned";
+  pool.fetch();
+  const BlockMoves in = pool.moves();
+  EXPECT_TRUE(in.awaited);
+  // The pages taken hold blocks of b, which go to slots that were read before.
+  int fetched = 0;
+  for (const BlockCopy& copy : in.copies) {
+    if (copy.to_host) continue;
+    ++fetched;
+    const auto sent = std::ranges::find(out.copies, copy.slot, &BlockCopy::slot);
+    ASSERT_NE(sent, out.copies.end());
+    const auto from = std::ranges::find(pages, sent->block);
+    const auto to = std::ranges::find(c.blocks[0], copy.block);
+    EXPECT_EQ(from - pages.begin(), to - c.blocks[0].begin()) << "a block has come back as another";
+  }
+  EXPECT_EQ(fetched, 3);
+  EXPECT_EQ(pool.host_hits(), 3u);
+  const KvTable* live[] = {&c};
+  EXPECT_EQ(pool.integrity(live), "");
+  pool.forget(c);
+  EXPECT_EQ(pool.match({}, content, 12), 0) << "forgotten on the host too";
+  pool.forget_host();
+  EXPECT_EQ(pool.host_blocks(), 0);
+  EXPECT_EQ(pool.integrity({}), "");
+}
+
+TEST(BlockPool, CopiesAheadLeaveNothingToCopyWhenPagesAreTaken) {
+  BlockPool pool({.num_blocks = 4, .block_size = 4, .windows = {0}, .host_slots = 16});
+  KvTable a, b;
+  write(pool, a, tokens(16));
+  EXPECT_TRUE(pool.copies_ahead(4).empty()) << "all are in use";
+  pool.release(a);
+  EXPECT_EQ(pool.copies_ahead(2).size(), 2u);
+  EXPECT_TRUE(pool.copies_ahead(2).empty());
+  EXPECT_EQ(pool.copies_ahead(100).size(), 2u) << "of the first quarter of the slots' number";
+  write(pool, b, tokens(16, 100));
+  const BlockMoves moves = pool.moves();
+  EXPECT_TRUE(moves.copies.empty());
+  EXPECT_TRUE(moves.awaited) << "the pages are written now, and their copies may be under way";
+  EXPECT_EQ(pool.match({}, tokens(16), 16), 16);
+  const KvTable* live[] = {&b};
   EXPECT_EQ(pool.integrity(live), "");
 }
 

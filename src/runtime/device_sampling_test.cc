@@ -71,9 +71,12 @@ TEST(DeviceSampling, ABrokenRowFailsItsRequest) {
 // Ends that the host learns of when the next step already runs, preemption and prompts among decodes: the tokens are
 // those of the request alone, and no block is lost.
 TEST(DeviceSampling, AStepAheadChangesNothing) {
-  for (const auto policy : {SchedulerPolicy::max_utilization, SchedulerPolicy::guaranteed_no_evict}) {
+  int round = 0;
+  for (const int host_blocks : {0, 60, 500, 0, 60, 500}) {
+    const auto policy = ++round > 3 ? SchedulerPolicy::max_utilization : SchedulerPolicy::guaranteed_no_evict;
     MockConfig config{.windows = {0, 7}, .eos = {3}};
     config.options.num_blocks = 40;
+    config.options.host_blocks = host_blocks;
     MockSamplingExecutor executor(config);
     EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {.policy = policy});
     struct Waiting {
@@ -84,7 +87,7 @@ TEST(DeviceSampling, AStepAheadChangesNothing) {
       std::future<void> done;
     };
     std::vector<Waiting> waiting;
-    std::mt19937_64 random(7);
+    std::mt19937_64 random(6 + round);
     for (int i = 0; i < 400; ++i) {
       Waiting& w = waiting.emplace_back();
       w.request = request(1 + static_cast<int32_t>(random() % 30), random());
@@ -120,6 +123,7 @@ TEST(DeviceSampling, AStepAheadChangesNothing) {
     EXPECT_EQ(executor.most_in_flight, 2);
     EXPECT_GT(executor.copied, 0);
     EXPECT_EQ(loop.stats().blocks_used, 0);
+    EXPECT_EQ(loop.stats().host_hit_blocks > 0, host_blocks > 0);
     EXPECT_EQ(loop.integrity(), "");
   }
 }

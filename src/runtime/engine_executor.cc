@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include "graph/rope_spec.h"
 #include "runtime/weight_upload.h"
@@ -89,8 +90,9 @@ MemoryPlan plan_load(const Engine& e, const Backend& backend, const DeviceInfo& 
   MemoryPlan plan;
   plan.weights = e.data_bytes();
   plan.arena = e.arena().bytes(o.max_num_tokens, o.max_outputs);
-  plan.kv = static_cast<size_t>(o.num_blocks) *
-            page_bytes(kv_groups(e.graph(), e.manifest().kv_dtype, e.manifest().block_size));
+  const size_t page = page_bytes(kv_groups(e.graph(), e.manifest().kv_dtype, e.manifest().block_size));
+  plan.kv = static_cast<size_t>(o.num_blocks) * page;
+  plan.host = static_cast<size_t>(o.host_blocks) * page;
   for (const Program& p : e.programs()) {
     for (size_t i = 0; i < p.steps.size(); ++i) {
       const Kernel* k = find_kernel(backend, p.steps[i].kernel);
@@ -150,6 +152,16 @@ Status EngineExecutor::load(ExecutorOptions options) {
   PINION_OK(device_.host_visible() ? engine_.read_weights(weights_->data())
                                    : upload_weights(engine_, device_, *stream_, weights_->data()));
   PINION_TRY(kv_, device_.allocate(std::max<size_t>(kAlign, memory_.kv)));
+  if (options_.host_blocks > 0) {
+    auto host = device_.allocate_pinned(memory_.host);
+    if (!host) {
+      return fail(Errc::exhausted, "the KV cache's host tier does not fit: " + host.error().message,
+                  "--kv_cache_host_memory_bytes", "give fewer bytes, or free memory");
+    }
+    host_kv_ = *std::move(host);
+    order_ = dynamic_cast<StreamOrderDevice*>(&device_);
+    if (order_ != nullptr) copies_ = device_.make_stream();
+  }
   PINION_TRY(arena_, device_.allocate(std::max<size_t>(kAlign, memory_.arena)));
   PINION_TRY(workspace_, device_.allocate(std::max<size_t>(kAlign, memory_.workspace)));
 
@@ -344,6 +356,26 @@ std::span<const int32_t> EngineExecutor::collect() {
   device_seconds_ += stream_->seconds_between(flight.begin, flight.end);
   const auto* tokens = reinterpret_cast<const int32_t*>(tokens_host_->data());
   return {tokens + static_cast<size_t>(flight.slot) * options_.max_outputs, flight.rows};
+}
+
+void EngineExecutor::move_blocks(std::span<const BlockCopy> copies, bool awaited) {
+  Stream& stream = copies_ ? *copies_ : *stream_;
+  bool ordered = order_ == nullptr;
+  for (const BlockCopy& c : copies) {
+    check(c.block >= 0 && c.block < options_.num_blocks && c.slot >= 0 && c.slot < options_.host_blocks,
+          "a copy outside of the pool or the host tier");
+    std::byte* page = kv_->data() + static_cast<size_t>(c.block) * page_bytes_;
+    std::byte* slot = host_kv_->data() + static_cast<size_t>(c.slot) * page_bytes_;
+    const size_t bytes = groups_[c.group].block_bytes;
+    if (c.to_host) {  // no step that runs writes it: it was registered when the step that did had ended
+      stream.copy_to_host(slot, page, bytes);
+      continue;
+    }
+    // A step that runs may still read or write the page, for a sequence that has lost it.
+    if (!std::exchange(ordered, true)) order_->run_after(stream, *stream_);
+    stream.copy_to_device(page, slot, bytes);
+  }
+  if (awaited && order_ != nullptr) order_->run_after(*stream_, stream);
 }
 
 void EngineExecutor::copy_block(int32_t from, int32_t to) {

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "backend/backend.h"
+#include "backend/stream_order.h"
 #include "engine/engine.h"
 #include "runtime/executor.h"
 #include "runtime/step_data.h"
@@ -15,6 +16,7 @@ namespace pinion {
 // What a load will take, before it takes it: `pinion plan` and the check at start print the same numbers.
 struct MemoryPlan {
   size_t weights = 0, kv = 0, arena = 0, workspace = 0;
+  size_t host = 0;  // of the host's memory, for the KV cache's host tier; the others are the device's
   size_t total() const { return weights + kv + arena + workspace; }
 };
 
@@ -51,6 +53,7 @@ class EngineExecutor : public Executor {
   void issue(const Batch& batch, std::span<const RowSampling> rows) override;
   std::span<const int32_t> collect() override;
   double device_seconds() const override { return device_seconds_; }
+  void move_blocks(std::span<const BlockCopy> copies, bool awaited) override;
   void copy_block(int32_t from, int32_t to) override;
 
   const MemoryPlan& memory() const { return memory_; }
@@ -86,6 +89,9 @@ class EngineExecutor : public Executor {
   MemoryPlan memory_;
   std::vector<KvGroupInfo> groups_;
   std::unique_ptr<Stream> stream_;
+  StreamOrderDevice* order_ = nullptr;  // null: copies of the host tier take their turn among the steps
+  std::unique_ptr<Stream> copies_;      // where they run; null: stream_
+  std::unique_ptr<Buffer> host_kv_;     // the host tier's pages, pinned; null: none
   std::unique_ptr<Buffer> weights_, kv_, arena_, workspace_;
   std::unique_ptr<Buffer> logits_;                     // the host's copy; null where it reads the device's memory
   std::vector<std::vector<const Kernel*>> kernels_;    // by program, by node

@@ -47,6 +47,7 @@ BlockPoolOptions pool_options(const Executor& executor, const LoopOptions& o) {
   BlockPoolOptions p{.num_blocks = executor.options().num_blocks, .block_size = executor.block_size()};
   for (const KvGroupInfo& group : executor.kv_groups()) p.windows.push_back(group.window);
   p.prefix_reuse = o.prefix_reuse;
+  if (o.prefix_reuse) p.host_slots = executor.options().host_blocks;
   return p;
 }
 

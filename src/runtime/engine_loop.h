@@ -32,6 +32,8 @@ struct LoopStats {  // a snapshot; counters since start
   uint64_t prompt_tokens = 0, cached_tokens = 0, output_tokens = 0, steps = 0, preemptions = 0;
   int32_t running = 0, waiting = 0;
   int32_t blocks_total = 0, blocks_used = 0, blocks_cached = 0;  // used: held by live sequences
+  int32_t host_blocks_total = 0, host_blocks_used = 0;           // of the host tier
+  uint64_t host_hit_blocks = 0, bytes_to_host = 0, bytes_from_host = 0;
   double queue_seconds = 0, prefill_seconds = 0, decode_seconds = 0, busy_seconds = 0;
 };
 

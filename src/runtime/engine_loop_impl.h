@@ -32,6 +32,8 @@ struct EngineLoop::Impl {
   void turn(std::span<Sequence* const> arrived, const std::vector<uint64_t>& cancelled);
   void step();
   void take(const Plan& plan);  // commits it and counts what it admits
+  // The copies that the plan's pages need, and those to the host that later ones would; false: the step has failed.
+  bool move_blocks(const Plan& plan);
   static Batch batch_of(const Plan& plan);
   void run_whole(const Plan& plan);                                                 // and choose tokens on the host
   void issue(Plan plan, std::span<const RowSampling> sampling);                     // and go on planning

@@ -110,6 +110,43 @@ TEST(EngineLoop, GivesTheTokensOfTheRequestAlone) {
   EXPECT_EQ(loop.integrity(), "");
 }
 
+// A prefix that others have pushed out of the pool comes back from the host, and counts as cached; when a copy fails,
+// its step's requests fail, nothing on the host is believed any more, and the next requests run.
+TEST(EngineLoop, HitsOnTheHostAreCountedAndFailedCopiesAreForgotten) {
+  MockConfig config;
+  config.options.num_blocks = 8;
+  config.options.host_blocks = 40;
+  MockExecutor model(config);
+  EngineLoop loop(model, letters(), {});
+  const auto prompt = [](int32_t first) {
+    std::vector<int32_t> p;
+    for (int32_t i = 0; i < 20; ++i) p.push_back((first + i * i) % 24);
+    return request(p, 8);
+  };
+  const auto want = tokens_alone(config, prompt(0));
+  EXPECT_EQ(run(loop, prompt(0)).tokens, want);
+  EXPECT_EQ(loop.stats().bytes_to_host, 0u) << "nothing had to go";
+  for (int32_t i = 1; i < 5; ++i) EXPECT_EQ(run(loop, prompt(i)).tokens, tokens_alone(config, prompt(i)));
+  OutputPiece again = run(loop, prompt(0));
+  EXPECT_EQ(again.tokens, want);
+  EXPECT_EQ(again.cached_tokens, 16);
+  LoopStats s = loop.stats();
+  EXPECT_EQ(s.host_hit_blocks, 4u);
+  EXPECT_EQ(s.bytes_from_host, 4 * 64u);
+  EXPECT_GE(s.bytes_to_host, 4 * 64u);
+  EXPECT_EQ(s.host_blocks_total, 40);
+  EXPECT_GT(s.host_blocks_used, 4);
+
+  model.moving = [] { throw std::runtime_error("the copies fell over"); };
+  EXPECT_EQ(run(loop, prompt(2)).finish, FinishReason::error);
+  EXPECT_EQ(loop.stats().host_blocks_used, 0);
+  EXPECT_EQ(loop.integrity(), "");
+  model.moving = {};
+  again = run(loop, prompt(3));
+  EXPECT_EQ(again.tokens, tokens_alone(config, prompt(3)));
+  EXPECT_EQ(loop.integrity(), "");
+}
+
 TEST(EngineLoop, EndsAtEosStopTokensAndLimits) {
   MockConfig config;
   MockExecutor plain(config);

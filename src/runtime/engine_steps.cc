@@ -110,7 +110,7 @@ void EngineLoop::Impl::step() {
   if (!flights.empty() && !sampling) return collect();
   check(!nothing, "nothing can run, and requests wait");
   take(plan);
-  if (plan.items.empty()) return;
+  if (plan.items.empty() || !move_blocks(plan)) return;
   if (!sampling) return run_whole(plan);
   issue(std::move(plan), *sampling);
   if (flights.size() > 1) collect();
@@ -140,6 +140,32 @@ void EngineLoop::Impl::take(const Plan& plan) {
     stats.queue_seconds += queued;
   }
   publish();
+}
+
+bool EngineLoop::Impl::move_blocks(const Plan& plan) {
+  if (pool.options().host_slots == 0) return true;
+  const auto bytes = [&](std::span<const BlockCopy> copies, bool to_host) {
+    uint64_t sum = 0;
+    for (const BlockCopy& c : copies)
+      if (c.to_host == to_host) sum += executor.kv_groups()[c.group].block_bytes;
+    return sum;
+  };
+  try {
+    const BlockMoves now = pool.moves();
+    if (!now.copies.empty() || now.awaited) executor.move_blocks(now.copies, now.awaited);
+    // As many pages as a step can take: when the next one does, these copies have had this one's time.
+    const int32_t pages = options.max_num_tokens / pool.options().block_size + options.max_batch_size;
+    const auto ahead = pool.copies_ahead(pages * pool.groups());
+    if (!ahead.empty()) executor.move_blocks(ahead, false);
+    const std::lock_guard lock(mutex);
+    stats.bytes_to_host += bytes(now.copies, true) + bytes(ahead, true);
+    stats.bytes_from_host += bytes(now.copies, false);
+    return true;
+  } catch (const std::exception& e) {
+    pool.forget_host();
+    fail_all(plan.items, e.what());
+    return false;
+  }
 }
 
 Batch EngineLoop::Impl::batch_of(const Plan& plan) {
@@ -435,6 +461,9 @@ void EngineLoop::Impl::publish() {
   stats.blocks_total = pool.options().num_blocks;
   stats.blocks_used = pool.used_blocks();
   stats.blocks_cached = pool.cached_blocks();
+  stats.host_blocks_total = pool.options().host_slots;
+  stats.host_blocks_used = pool.host_blocks();
+  stats.host_hit_blocks = pool.host_hits();
 }
 
 }  // namespace pinion

@@ -10,6 +10,7 @@
 #include "backend/backend.h"
 #include "backend/sampling.h"
 #include "base/result.h"
+#include "runtime/host_slots.h"
 
 namespace pinion {
 
@@ -46,6 +47,7 @@ struct ExecutorOptions {
   int32_t max_num_tokens = 2048;
   int32_t max_outputs = 0;  // rows of logits in one step; 0: max_batch_size
   int32_t max_seq_len = 0;  // 0: the model's context
+  int32_t host_blocks = 0;  // pages of the host tier; 0: none
 };
 
 class Executor {
@@ -82,6 +84,13 @@ class Executor {
   std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling> rows) {
     issue(batch, rows);
     return collect();
+  }
+  // Copies pages to slots of the host tier and back, in the order given and of the calls, beside the steps: copies to
+  // the device begin when the steps issued so far have ended; `awaited`: the steps issued from now on begin when all
+  // copies so far have ended. A page that is being copied to the host is written by no step before one that awaits it.
+  // Throws DeviceError, and what the slots hold is then unknown.
+  virtual void move_blocks(std::span<const BlockCopy> copies, bool awaited) {
+    check(copies.empty() && !awaited, "this executor has no host tier");
   }
   virtual void copy_block(int32_t from, int32_t to) = 0;  // for forks (n > 1) that share a partial block
 };

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <deque>
 #include <functional>
 #include <limits>
 #include <stdexcept>
@@ -30,6 +31,7 @@ class MockExecutor : public Executor {
   explicit MockExecutor(MockConfig config) : config_(std::move(config)) {
     for (const int32_t window : config_.windows) groups_.push_back({.window = window, .layers = 1, .block_bytes = 64});
     kv_.resize(static_cast<size_t>(config_.options.num_blocks) * config_.block_size);
+    host_.resize(static_cast<size_t>(config_.options.host_blocks) * config_.block_size);
   }
   int32_t vocab_size() const override { return config_.vocab; }
   int32_t context_length() const override { return config_.context; }
@@ -40,12 +42,29 @@ class MockExecutor : public Executor {
   uint64_t rope_variant(int32_t prompt_length) const override { return prompt_length >= config_.long_prompt; }
   void copy_block(int32_t, int32_t) override { throw std::logic_error("not used"); }
 
+  // As late as may be, or after a number of steps that varies: whoever relies on a copy that is not awaited reads what
+  // was there before.
+  void move_blocks(std::span<const BlockCopy> copies, bool awaited) override {
+    if (moving) moving();
+    for (const BlockCopy& c : copies) {
+      check(c.block >= 0 && c.block < config_.options.num_blocks && c.slot >= 0 && c.slot < config_.options.host_blocks,
+            "a copy outside of pool or slots");
+      copies_.push_back(c);
+    }
+    most_under_way = std::max(most_under_way, copies_.size());
+    if (awaited && !planted_unawaited) run_copies(copies_.size());
+  }
+  std::function<void()> moving;    // called before each move_blocks; may throw
+  bool planted_unawaited = false;  // the fault that tests must notice
+  size_t most_under_way = 0;
+
   // Called before each forward; may throw. Called on each row of logits with its sequence's first new token.
   std::function<void(const Batch&)> before;
   std::function<void(const BatchSeq&, std::span<float>)> change;
 
   std::span<const float> forward(const Batch& batch) override {
     if (before) before(batch);
+    if (++forwards_ % 3 == 0) run_copies(forwards_ % 4);
     check(batch.seqs.size() <= static_cast<size_t>(config_.options.max_batch_size), "batch too large");
     size_t tokens = 0, rows = 0;
     for (const BatchSeq& s : batch.seqs) tokens += s.tokens.size(), rows += s.outputs;
@@ -68,6 +87,16 @@ class MockExecutor : public Executor {
   }
 
  private:
+  void run_copies(size_t most) {
+    for (; most > 0 && !copies_.empty(); --most, copies_.pop_front()) {
+      const auto page = kv_.begin() + copies_.front().block * config_.block_size;
+      const auto slot = host_.begin() + copies_.front().slot * config_.block_size;
+      if (copies_.front().to_host)
+        std::copy_n(page, config_.block_size, slot);
+      else
+        std::copy_n(slot, config_.block_size, page);
+    }
+  }
   static uint64_t mix(uint64_t a, uint64_t b) {
     a = (a ^ b) * 0x9e3779b97f4a7c15u;
     return a ^ (a >> 29);
@@ -96,7 +125,9 @@ class MockExecutor : public Executor {
 
   MockConfig config_;
   std::vector<KvGroupInfo> groups_;
-  std::vector<uint64_t> kv_;
+  std::vector<uint64_t> kv_, host_;
+  std::deque<BlockCopy> copies_;  // under way
+  size_t forwards_ = 0;
   std::vector<float> logits_;
 };
 

@@ -208,14 +208,14 @@ void Scheduler::plan_admissions(const Queues& queues, Draft& draft, Plan& plan) 
     if (std::ranges::any_of(prompts, [&](const PlanItem& p) { return worth_waiting_for(p, *seq, hit, limit); }))
       continue;
 
-    const auto shared = pool_.hit_blocks(seq->root, seq->tokens, hit);
+    const auto [shared, fetched] = pool_.hit_blocks(seq->root, seq->tokens, hit);
     const int32_t free = draft.free() - draft.unheld(shared);
-    const int32_t claim = pool_.still_needed_after_hit(hit, draft.horizon(seq)) + draft.windowed_held(shared);
+    const int32_t claim = pool_.still_needed_after_hit(hit, draft.horizon(seq)) + draft.windowed_held(shared) + fetched;
     // max_utilization leaves each group a page when others run, so that the first step does not preempt at once.
     const int32_t headroom = limits_.policy == SchedulerPolicy::max_utilization && running > 0 ? pool_.groups() : 0;
     if (free - draft.reserved() < claim + headroom) return;
 
-    const auto pages = [&](int32_t end) { return pool_.needed_after_hit(hit, end); };
+    const auto pages = [&, more = fetched](int32_t end) { return pool_.needed_after_hit(hit, end) + more; };
     PlanItem item = chunk(seq, hit, draft.chunk_budget(), draft.outputs(), free - draft.reserved_by_all(), pages);
     if (item.tokens == 0) return;
     item.admitted = true;
@@ -256,6 +256,7 @@ void Scheduler::commit(const Plan& plan, Queues& queues) {
     dequeue(queues.waiting, item.seq);
     enqueue(queues.running, item.seq);
   }
+  pool_.fetch();
   for (const PlanItem& item : plan.items) pool_.grow(item.seq->table, item.past + item.tokens);
 }
 

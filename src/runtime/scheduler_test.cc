@@ -21,6 +21,7 @@ class Harness {
         pool_({.num_blocks = config.options.num_blocks,
                .block_size = config.block_size,
                .windows = config.windows,
+               .host_slots = config.options.host_blocks,
                .hash_bits = hash_bits}),
         scheduler_(limits, pool_),
         sampler_(config.vocab) {}
@@ -69,6 +70,10 @@ class Harness {
     check(queues_.running.size() <= static_cast<size_t>(limits_.max_batch_size), "too many run");
     ++steps_;
     if (plan.items.empty()) return finished;
+    const BlockMoves moves = pool_.moves();
+    model_.move_blocks(moves.copies, moves.awaited);
+    fetched_ += std::ranges::count(moves.copies, false, &BlockCopy::to_host);
+    if (steps_ % 2 == 0) model_.move_blocks(pool_.copies_ahead(10), false);
     Batch batch;
     for (const PlanItem& item : plan.items) {
       BatchSeq& b = batch.seqs.emplace_back();
@@ -114,7 +119,7 @@ class Harness {
   Queues queues_;
   std::map<uint64_t, std::unique_ptr<Sequence>> live_;
   Plan last_;
-  uint64_t next_ = 1, steps_ = 0, preemptions_ = 0, hits_ = 0;
+  uint64_t next_ = 1, steps_ = 0, preemptions_ = 0, hits_ = 0, fetched_ = 0;
   int32_t most_preemptions_ = 0;
   bool planted_leak_ = false;
 };
@@ -141,23 +146,38 @@ struct World {
   int32_t num_blocks;
   SchedulerPolicy policy;
   int hash_bits = 64;
+  int32_t host_blocks = 0;
 };
 
-class RandomWork : public testing::TestWithParam<World> {};
-
-TEST_P(RandomWork, EveryRequestGivesItsOwnTokensAndNothingLeaks) {
-  const World& w = GetParam();
-  constexpr size_t kRequests = 4000;
+MockConfig config_of(const World& w) {
   MockConfig config{.windows = w.windows};
-  config.options = {.num_blocks = w.num_blocks, .max_batch_size = 6, .max_num_tokens = 24, .max_outputs = 9};
-  Harness h(config,
-            {.max_batch_size = 6, .max_num_tokens = 24, .max_outputs = 9, .chunk_tokens = 10, .policy = w.policy},
-            w.hash_bits);
-  std::mt19937_64 random(42);
+  config.options = {.num_blocks = w.num_blocks,
+                    .max_batch_size = 6,
+                    .max_num_tokens = 24,
+                    .max_outputs = 9,
+                    .host_blocks = w.host_blocks};
+  return config;
+}
+
+Harness harness_of(const World& w) {
+  return {config_of(w),
+          {.max_batch_size = 6, .max_num_tokens = 24, .max_outputs = 9, .chunk_tokens = 10, .policy = w.policy},
+          w.hash_bits};
+}
+
+struct Outcome {
+  size_t finished = 0, cancelled = 0, wrong = 0;
+};
+
+// Random requests, a few of them cancelled; `wrong` have other tokens than alone.
+Outcome work(Harness& h, size_t count, uint64_t seed) {
+  const MockConfig& config = h.config_;
+  std::mt19937_64 random(seed);
   std::map<uint64_t, Request> requests;
-  size_t submitted = 0, finished = 0, cancelled = 0;
-  while (submitted < kRequests || !h.live_.empty()) {
-    for (int n = random() % 3; n-- > 0 && submitted < kRequests && h.live_.size() < 20;) {
+  size_t submitted = 0;
+  Outcome o;
+  while (submitted < count || !h.live_.empty()) {
+    for (int n = random() % 3; n-- > 0 && submitted < count && h.live_.size() < 20;) {
       const Request r = random_request(random, config.vocab);
       if (!h.fits(r)) continue;
       ++submitted;
@@ -165,21 +185,38 @@ TEST_P(RandomWork, EveryRequestGivesItsOwnTokensAndNothingLeaks) {
     }
     if (random() % 12 == 0 && !h.live_.empty()) {
       h.drop(std::next(h.live_.begin(), random() % h.live_.size())->second.get());
-      ++cancelled;
+      ++o.cancelled;
     }
     if (!h.live_.empty()) {
       for (const auto& [ticket, output] : h.step()) {
-        ASSERT_EQ(output, tokens_alone(config, requests.at(ticket))) << "request " << ticket;
-        ++finished;
+        o.wrong += output != tokens_alone(config, requests.at(ticket));
+        ++o.finished;
       }
     }
-    ASSERT_EQ(h.integrity(), "") << "step " << h.steps_;
-    ASSERT_LT(h.steps_, 1000000u);
+    const std::string lost = h.integrity();
+    EXPECT_EQ(lost, "") << "step " << h.steps_;
+    if (!lost.empty() || h.steps_ > 1000000) break;
   }
-  EXPECT_EQ(finished + cancelled, submitted);
+  return o;
+}
+
+class RandomWork : public testing::TestWithParam<World> {};
+
+TEST_P(RandomWork, EveryRequestGivesItsOwnTokensAndNothingLeaks) {
+  const World& w = GetParam();
+  constexpr size_t kRequests = 4000;
+  Harness h = harness_of(w);
+  const Outcome o = work(h, kRequests, 42 + w.host_blocks);
+  EXPECT_EQ(o.wrong, 0u);
+  EXPECT_EQ(o.finished + o.cancelled, kRequests);
   EXPECT_EQ(h.pool_.used_blocks(), 0);
   EXPECT_GT(h.hits_, 20u);
   EXPECT_LE(h.most_preemptions_, 12);
+  if (w.host_blocks > 0) {
+    EXPECT_GT(h.fetched_, 100u);
+    EXPECT_GT(h.model_.most_under_way, 2u) << "no copy was ever late";
+    EXPECT_GT(h.pool_.host_blocks(), 0);
+  }
   if (w.policy == SchedulerPolicy::guaranteed_no_evict) {
     EXPECT_EQ(h.preemptions_, 0u);
   } else {
@@ -189,15 +226,18 @@ TEST_P(RandomWork, EveryRequestGivesItsOwnTokensAndNothingLeaks) {
 
 constexpr auto kEvict = SchedulerPolicy::max_utilization;
 constexpr auto kNoEvict = SchedulerPolicy::guaranteed_no_evict;
-INSTANTIATE_TEST_SUITE_P(Scheduler, RandomWork,
-                         testing::Values(World{"full", {0}, 24, kEvict}, World{"full_reserved", {0}, 24, kNoEvict},
-                                         World{"mixed", {0, 6}, 30, kEvict},
-                                         World{"mixed_reserved", {0, 6}, 30, kNoEvict},
-                                         World{"sliding", {9}, 7, kEvict}, World{"sliding_reserved", {9}, 12, kNoEvict},
-                                         World{"tiny_window", {1, 0, 5}, 36, kEvict},
-                                         World{"three_reserved", {13, 0, 5}, 36, kNoEvict},
-                                         World{"collisions", {0, 6}, 30, kEvict, 3}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Scheduler, RandomWork,
+    testing::Values(World{"full", {0}, 24, kEvict}, World{"full_reserved", {0}, 24, kNoEvict},
+                    World{"mixed", {0, 6}, 30, kEvict}, World{"mixed_reserved", {0, 6}, 30, kNoEvict},
+                    World{"sliding", {9}, 7, kEvict}, World{"sliding_reserved", {9}, 12, kNoEvict},
+                    World{"tiny_window", {1, 0, 5}, 36, kEvict}, World{"three_reserved", {13, 0, 5}, 36, kNoEvict},
+                    World{"collisions", {0, 6}, 30, kEvict, 3}, World{"host", {0}, 24, kEvict, 64, 90},
+                    World{"host_reserved", {0}, 24, kNoEvict, 64, 70}, World{"host_mixed", {0, 6}, 30, kEvict, 64, 160},
+                    World{"host_small", {0, 6}, 30, kEvict, 64, 24},
+                    World{"host_three", {13, 0, 5}, 36, kNoEvict, 64, 120},
+                    World{"host_collisions", {0, 6}, 30, kEvict, 5, 100}),
+    [](const auto& info) { return info.param.name; });
 
 Request plain(std::vector<int32_t> prompt, int32_t max_tokens, int32_t priority = 0) {
   Request r{.prompt = std::move(prompt), .priority = priority};
@@ -244,6 +284,14 @@ TEST(Scheduler, AWrongBlockTableGivesOtherTokens) {
   while (!h.live_.empty())
     for (auto& [ticket, tokens] : h.step()) output = tokens;
   EXPECT_NE(output, tokens_alone(config, r));
+}
+
+TEST(Scheduler, ACopyThatNobodyAwaitsGivesOtherTokens) {
+  const World w{"host", {0}, 24, kEvict, 64, 90};
+  Harness h = harness_of(w), late = harness_of(w);
+  EXPECT_EQ(work(h, 400, 5).wrong, 0u);
+  late.model_.planted_unawaited = true;
+  EXPECT_GT(work(late, 400, 5).wrong, 0u);
 }
 
 TEST(Scheduler, PlanIsPure) {

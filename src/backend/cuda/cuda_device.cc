@@ -8,6 +8,7 @@
 #include "backend/cuda/kernels/compiled_for.h"
 #include "backend/cuda/kernels/sample.h"
 #include "backend/cuda/launch.h"
+#include "backend/stream_order.h"
 
 namespace pinion::cuda {
 namespace {
@@ -74,7 +75,7 @@ ProbedDevice describe(int ordinal) {
   return d;
 }
 
-class CudaDevice final : public Device, public SamplingDevice {
+class CudaDevice final : public Device, public SamplingDevice, public StreamOrderDevice {
  public:
   explicit CudaDevice(ProbedDevice d) : d_(std::move(d)) {}
   const DeviceInfo& info() const override { return d_.info; }
@@ -114,6 +115,17 @@ class CudaDevice final : public Device, public SamplingDevice {
   void sample_rows(const float* logits, const RowSampling* sampling, const SampledTokens& to, int64_t rows,
                    int64_t vocab, Stream& stream) override {
     cuda::sample_rows({logits, sampling, to, static_cast<int32_t>(vocab)}, rows, stream);
+  }
+
+  // The wait takes the event as it is now, so the event need not outlive this call.
+  void run_after(Stream& later, Stream& earlier) override {
+    activate_device(d_.properties.ordinal);
+    cudaEvent_t event = nullptr;
+    cuda_check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+    cudaError_t status = cudaEventRecord(event, cuda_stream(earlier).handle());
+    if (status == cudaSuccess) status = cudaStreamWaitEvent(cuda_stream(later).handle(), event, 0);
+    (void)cudaEventDestroy(event);
+    cuda_check(status, "ordering two streams");
   }
 
   std::unique_ptr<Stream> make_stream() override { return std::make_unique<CudaStream>(d_.properties); }
