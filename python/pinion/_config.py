@@ -1,8 +1,14 @@
-"""Settings as plain data. Each knows what it means for the program: a flag, or a field of a request."""
+"""Settings as plain data. Each knows what it means for the engine: settings of a load, or the sampling of a request."""
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
+
+from ._engine import Options, Sampling
+
+Settings = dict[str, Any]  # by the names of _engine.Options
+MAX_CHOICES = 128  # of one prompt
+WHOLE_PROMPTS = 1 << 20  # chunk_tokens where prompts are not cut
 
 
 @dataclasses.dataclass
@@ -28,35 +34,81 @@ class SamplingParams:
     presence_penalty: Optional[float] = None
     frequency_penalty: Optional[float] = None
     logprobs: Optional[int] = None
+    prompt_logprobs: Optional[int] = None
     logit_bias: Optional[dict[int, float]] = None
     skip_special_tokens: bool = True
     add_special_tokens: bool = True
     truncate_prompt_tokens: Optional[int] = None
     use_beam_search: bool = False
 
-    def fields(self) -> dict[str, Any]:
-        """The fields of an OpenAI request, those that are not set left out."""
+    @property
+    def sequences(self) -> int:
+        """How many are drawn, of which n are given."""
+        return self.n if self.best_of is None else self.best_of
+
+    def check(self, streaming: bool) -> None:
+        """What the engine does not see of a request."""
         if self.use_beam_search:
             raise ValueError("use_beam_search: beams are not implemented")
-        out: dict[str, Any] = {"max_tokens": self.max_tokens, "n": self.n,
-                               "skip_special_tokens": self.skip_special_tokens}
-        greedy = self.temperature is None and self.top_p is None and self.top_k is None and self.min_p is None
-        out["temperature"] = 0 if greedy else 1 if self.temperature is None else self.temperature
-        for name in ("top_k", "top_p", "min_p", "seed", "best_of", "stop", "stop_token_ids", "min_tokens",
-                     "repetition_penalty", "presence_penalty", "frequency_penalty", "truncate_prompt_tokens"):
+        if not 1 <= self.n <= self.sequences <= MAX_CHOICES:
+            raise ValueError(f"n, best_of: {self.n} of {self.sequences} — choose 1 to {MAX_CHOICES}, and n not above best_of")
+        if streaming and self.sequences > self.n:
+            raise ValueError("best_of: more than n cannot be streamed")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens: {self.max_tokens} — ask for at least one")
+        if self.truncate_prompt_tokens is not None and self.truncate_prompt_tokens < 1:
+            raise ValueError(f"truncate_prompt_tokens: {self.truncate_prompt_tokens} — keep at least one")
+
+    def sampling(self, defaults: Sampling, encode: Callable[[str], list[int]]) -> Sampling:
+        """For the engine. `defaults`, the model's own, are filled in and returned."""
+        out = defaults
+        if self.temperature is None and self.top_p is None and self.top_k is None and self.min_p is None:
+            out.temperature = 0
+        else:
+            assign(out, "temperature", 1 if self.temperature is None else self.temperature)
+        for name in ("top_p", "min_p", "min_tokens", "repetition_penalty", "presence_penalty", "frequency_penalty",
+                     "logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
-                out[name] = getattr(self, name)
-        if self.include_stop_str_in_output:
-            out["include_stop_str_in_output"] = True
-        if self.ignore_eos or self.end_id == -1:
-            out["ignore_eos"] = True
-        elif self.end_id is not None:
-            out["stop_token_ids"] = [*(self.stop_token_ids or []), self.end_id]
-        if self.bad:
-            out["bad_words"] = [self.bad] if isinstance(self.bad, str) else self.bad
-        if self.logit_bias:
-            out["logit_bias"] = {str(token): bias for token, bias in self.logit_bias.items()}
+                assign(out, name, getattr(self, name))
+        if self.top_k is not None:
+            assign(out, "top_k", 0 if self.top_k == -1 else self.top_k)  # -1: all, as elsewhere
+        if self.seed is not None:
+            out.seed = self.seed % 2**64
+        assign(out, "max_tokens", self.max_tokens)
+        out.ignore_eos = self.ignore_eos or self.end_id == -1
+        end = [self.end_id] if self.end_id is not None and self.end_id != -1 else []
+        assign(out, "stop_token_ids", [*(self.stop_token_ids or []), *end])
+        assign(out, "stop", _strings(self.stop))
+        out.include_stop = self.include_stop_str_in_output
+        out.skip_special_tokens = self.skip_special_tokens
+        # A word is banned as it is spelled at the start of a text and after a space.
+        out.bad_words = [ids for word in _strings(self.bad) for ids in (encode(word), encode(" " + word)) if ids]
+        assign(out, "logit_bias", list((self.logit_bias or {}).items()))
+        if self.sequences > self.n:
+            out.logprobs = max(out.logprobs, 0)  # to rank them
         return out
+
+
+def assign(to: Union[Options, Sampling], name: str, value: Any) -> None:
+    """Sets what the engine reads; None leaves it as it is."""
+    if name.startswith("_") or not hasattr(to, name):
+        known = ", ".join(sorted(known for known in dir(to) if not known.startswith("_")))
+        raise ValueError(f"{name}: there is no such setting — choose from {known}")
+    if value is None:
+        return
+    try:
+        setattr(to, name, value)
+    except TypeError:
+        raise ValueError(f"{name}: {value!r} is of the wrong type or out of range") from None
+
+
+def _strings(value: Union[str, list[str], None]) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+def _name(value: object) -> str:
+    """TensorRT-LLM writes some settings as members of an enumeration: QuantAlgo.FP8."""
+    return str(value).split(".")[-1]
 
 
 @dataclasses.dataclass
@@ -66,23 +118,19 @@ class KvCacheConfig:
     enable_block_reuse: bool = True
     host_cache_size: Optional[int] = None
 
-    def flags(self) -> list[str]:
+    def settings(self) -> Settings:
         if self.host_cache_size:
             raise ValueError("host_cache_size: there is no host tier")
-        out = []
-        if self.free_gpu_memory_fraction is not None:
-            out += ["--kv_cache_free_gpu_memory_fraction", str(self.free_gpu_memory_fraction)]
-        if self.max_tokens is not None:
-            out += ["--kv_cache_max_tokens", str(self.max_tokens)]
-        return out if self.enable_block_reuse else [*out, "--no_prefix_reuse"]
+        return {"kv_cache_free_gpu_memory_fraction": self.free_gpu_memory_fraction,
+                "kv_cache_max_tokens": self.max_tokens, "no_prefix_reuse": True if not self.enable_block_reuse else None}
 
 
 @dataclasses.dataclass
 class SchedulerConfig:
     capacity_scheduler_policy: str = "max_utilization"
 
-    def flags(self) -> list[str]:
-        return ["--batch_scheduler_policy", str(self.capacity_scheduler_policy).split(".")[-1].lower()]
+    def settings(self) -> Settings:
+        return {"batch_scheduler_policy": _name(self.capacity_scheduler_policy).lower()}
 
 
 @dataclasses.dataclass
@@ -95,14 +143,11 @@ class BuildConfig:
     max_input_len: Optional[int] = None  # the prompt alone: part of max_seq_len here
     max_beam_width: int = 1
 
-    def flags(self) -> list[str]:
+    def settings(self) -> Settings:
         if self.max_beam_width != 1:
             raise ValueError("max_beam_width: beams are not implemented")
-        out = []
-        for name in ("max_batch_size", "max_num_tokens", "max_seq_len"):
-            if getattr(self, name) is not None:
-                out += ["--" + name, str(getattr(self, name))]
-        return out
+        return {"max_batch_size": self.max_batch_size, "max_num_tokens": self.max_num_tokens,
+                "max_seq_len": self.max_seq_len}
 
 
 @dataclasses.dataclass
@@ -113,15 +158,15 @@ class QuantConfig:
     quant_algo: Optional[str] = None
     kv_cache_quant_algo: Optional[str] = None
 
-    def flags(self) -> list[str]:
-        flags: list[str] = []
+    def settings(self) -> Settings:
+        out: Settings = {}
         if self.kv_cache_quant_algo is not None:
-            cache = str(self.kv_cache_quant_algo).split(".")[-1].lower()
+            cache = _name(self.kv_cache_quant_algo).lower()
             if cache not in ("fp8", "int8"):
                 raise ValueError(f"kv_cache_quant_algo: {cache} is not implemented, FP8 and INT8 are")
-            flags += ["--kv_cache_dtype", cache]
+            out["kv_cache_dtype"] = cache
         if self.quant_algo is not None:
-            name = str(self.quant_algo).split(".")[-1]
+            name = _name(self.quant_algo)
             known = {"FP8": "fp8", "W8A16": "int8_wo", "W4A16": "int4_wo", "NVFP4": "nvfp4"}
-            flags += ["--qformat", known.get(name.upper(), name.lower())]
-        return flags
+            out["qformat"] = known.get(name.upper(), name.lower())
+        return out

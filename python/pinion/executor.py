@@ -4,7 +4,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Optional, Union
 
-from ._config import BuildConfig, KvCacheConfig, SchedulerConfig
+from ._config import WHOLE_PROMPTS, BuildConfig, KvCacheConfig, SchedulerConfig, Settings
 
 
 @dataclasses.dataclass
@@ -18,15 +18,17 @@ class ExecutorConfig:
     kv_cache_config: Union[KvCacheConfig, dict[str, Any], None] = None
     scheduler_config: Optional[SchedulerConfig] = None
 
-    def flags(self) -> list[str]:
+    def settings(self) -> Settings:
         cache = self.kv_cache_config
         if isinstance(cache, dict):
             cache = KvCacheConfig(**cache)
         limits = BuildConfig(self.max_batch_size, self.max_num_tokens, self.max_seq_len, None, self.max_beam_width)
-        out = [flag for config in (limits, cache, self.scheduler_config) if config for flag in config.flags()]
-        if self.max_queue_size is not None:
-            out += ["--max_queue", str(self.max_queue_size)]
-        return out if self.enable_chunked_context else [*out, "--chunk_tokens", str(1 << 20)]
+        out: Settings = {"max_queue": self.max_queue_size}
+        if not self.enable_chunked_context:
+            out["chunk_tokens"] = WHOLE_PROMPTS
+        for config in (limits, cache, self.scheduler_config):
+            out |= config.settings() if config else {}
+        return out
 
 
 __all__ = ["ExecutorConfig"]

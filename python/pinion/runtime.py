@@ -9,16 +9,16 @@ from ._llm import LLM
 
 
 class ModelRunner:
-    """Made by from_dir(). A context manager, as LLM is; the process ends with it, or with the program."""
+    """Made by from_dir(). A context manager, as LLM is; the model ends with it, or with the program."""
 
     def __init__(self, llm: LLM) -> None:
         self.llm = llm
 
     @classmethod
-    def from_dir(cls, engine_dir: Union[str, os.PathLike[str]], rank: int = 0, **flags: Any) -> ModelRunner:
+    def from_dir(cls, engine_dir: Union[str, os.PathLike[str]], rank: int = 0, **settings: Any) -> ModelRunner:
         if rank != 0:
             raise ValueError("rank: this version runs one rank")
-        return cls(LLM(engine_dir, **flags))
+        return cls(LLM(engine_dir, **settings))
 
     def generate(self, batch_input_ids: Iterable[Any], max_new_tokens: int = 32, *, temperature: Optional[float] = None,
                  top_k: Optional[int] = None, top_p: Optional[float] = None, random_seed: Optional[int] = None,

@@ -1,5 +1,5 @@
 """The forms in which TensorRT-LLM's LLM API is used in its guides, with the import changed: checked by mypy --strict, and
-run. Usage: llm_api_example.py ENGINE (PINION_BINARY names the program)."""
+run. Usage: llm_api_example.py ENGINE"""
 import asyncio
 import sys
 
