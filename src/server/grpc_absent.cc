@@ -19,6 +19,7 @@ bool GrpcServer::exists() {
 uint16_t GrpcServer::port() const {
   return 0;
 }
+void GrpcServer::wake() {}
 void GrpcServer::stop() {}
 
 }  // namespace pinion

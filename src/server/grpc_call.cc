@@ -19,6 +19,11 @@ constexpr std::string_view kInfer = "/inference.GRPCInferenceService/ModelInfer"
 constexpr std::string_view kStreamInfer = "/inference.GRPCInferenceService/ModelStreamInfer";
 constexpr size_t kMostInferences = 64;  // of one stream at a time; then it is not read until one has ended
 
+const grpc::Status& the_server_ends() {
+  static const grpc::Status status(grpc::StatusCode::UNAVAILABLE, "the server ends");
+  return status;
+}
+
 grpc::StatusCode code_of(int http_status) {
   switch (http_status) {
     case 401:
@@ -71,7 +76,7 @@ struct Inference {
   bool late = false;
 };
 
-class Call final : public grpc::ServerGenericBidiReactor, public std::enable_shared_from_this<Call> {
+class Call final : public grpc::ServerGenericBidiReactor, public GrpcCall, public std::enable_shared_from_this<Call> {
  public:
   Call(GrpcContext& context, grpc::GenericCallbackServerContext& rpc)
       : context_(context), state_(context.state), path_(rpc.method()), stream_(path_ == kStreamInfer) {
@@ -84,16 +89,21 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
     }
     trace_ = continue_trace(request_.traceparent, state_.spans != nullptr);
     if (!trace_.header.empty()) rpc.AddInitialMetadata("traceparent", trace_.header);
-    ++context_.calls;
   }
-  ~Call() override { --context_.calls; }
 
   void begin() {
     self_ = shared_from_this();
     const std::lock_guard lock(mutex_);
-    if (context_.calls > state_.options.max_connections) {
+    size_t open = 0;
+    {
+      const std::lock_guard all(context_.mutex);
+      place_ = context_.calls.insert(context_.calls.end(), self_);
+      open = context_.calls.size();
+    }
+    if (open > state_.options.max_connections) {
       return finish({grpc::StatusCode::UNAVAILABLE, "too many calls are open"});
     }
+    if (context_.stopping) return finish(the_server_ends());
     method_ = find_grpc_method(path_);
     if (method_ != nullptr || path_ == kInfer || stream_) return StartRead(&incoming_);
     const std::string_view extension = unimplemented_grpc_extension(path_);
@@ -133,7 +143,18 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
     leave();
   }
 
-  void OnDone() override { self_.reset(); }
+  void OnDone() override {
+    {
+      const std::lock_guard all(context_.mutex);
+      context_.calls.erase(place_);
+    }
+    self_.reset();
+  }
+
+  void wake() override {
+    const std::lock_guard lock(mutex_);
+    advance();
+  }
 
  private:
   // A method with one answer, which REST knows.
@@ -145,6 +166,11 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
     request.request_id = random_id();
     auto reply = handle_kserve(state_, request);
     if (auto* slow = std::get_if<SlowReply>(&reply->content)) {
+      {
+        const std::lock_guard lock(mutex_);
+        asking_ = true;
+        ++state_.in_flight;
+      }
       return context_.slow.push(
           [self = shared_from_this(), work = std::move(*slow)] { self->answer(self->method_->answer(work())); });
     }
@@ -155,6 +181,7 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
     const auto* error = std::get_if<ApiError>(&message);
     state_.metrics.http_request("gRPC", error ? error->status : 200);
     const std::lock_guard lock(mutex_);
+    if (std::exchange(asking_, false)) --state_.in_flight;
     if (error) return finish(status_of(*error));
     outgoing_.push_back(std::get<std::string>(message));
     advance();
@@ -176,7 +203,7 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
     inference.generation = std::make_shared<Generation>(
         *inference.model->service().generator,
         inference.writer->streams() ? state_.options.max_output_bytes : std::numeric_limits<size_t>::max(),
-        [self = shared_from_this()] { self->context_.post([self] { self->collect_and_write(); }); });
+        [self = shared_from_this()] { self->context_.post([self] { self->wake(); }); });
     if (auto started = inference.generation->start(std::move(requests)); !started) {
       inference.account.refused(started.error());
       state_.metrics.http_request("gRPC", api_error(started.error()).status);
@@ -242,15 +269,25 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
     advance();
   }
 
-  void collect_and_write() {
-    const std::lock_guard lock(mutex_);
-    advance();
-  }
-
   // Everything below: with the lock held.
 
-  // Writes the next message, or ends the call when there will be none.
+  // A drain watches what is in flight: an answer passes from those that are made to those that are sent in between.
   void advance() {
+    ++state_.in_flight;
+    step();
+    count_sending();
+    --state_.in_flight;
+  }
+
+  void count_sending() {
+    const bool sending = !finished_ && (writing_ || !outgoing_.empty());
+    if (sending == sending_) return;
+    sending_ = sending;
+    sending ? ++state_.in_flight : --state_.in_flight;
+  }
+
+  // Writes the next message, or ends the call when there will be none.
+  void step() {
     read_more();
     if (finished_ || writing_) return;
     if (outgoing_.empty()) collect();
@@ -264,6 +301,7 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
       return StartWriteAndFinish(&written_, grpc::WriteOptions(), grpc::Status::OK);
     }
     if (stream_ && half_closed_ && inferences_.empty()) return finish(grpc::Status::OK);
+    if (context_.stopping && inferences_.empty() && !asking_) return finish(the_server_ends());
     read_more();  // collect() may have ended one
   }
 
@@ -293,9 +331,10 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
           write(*i, tensors, last);
         }
       }
-      if (i->late || i->writer->failed()) {
-        const ApiError error = i->late ? too_late(state_) : *i->writer->failed();
-        end(*i, i->late ? AnswerAccount::End::late : AnswerAccount::End::answered);
+      const bool late = !i->writer->done() && (i->late || state_.expired);
+      if (late || i->writer->failed()) {
+        const ApiError error = late ? too_late(state_) : *i->writer->failed();
+        end(*i, late ? AnswerAccount::End::late : AnswerAccount::End::answered);
         const std::string id = i->id;
         i = inferences_.erase(i);
         refuse(id, error);
@@ -338,6 +377,7 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
     inferences_.clear();
     outgoing_.clear();
     if (std::exchange(finished_, true)) return;
+    count_sending();
     Finish(status);
   }
 
@@ -350,11 +390,14 @@ class Call final : public grpc::ServerGenericBidiReactor, public std::enable_sha
   TraceContext trace_;
   bool errors_end_ = false;  // an error ends a stream with its status
   std::shared_ptr<Call> self_;
+  std::list<std::weak_ptr<GrpcCall>>::iterator place_;  // among the context's calls
 
   std::mutex mutex_;
   grpc::ByteBuffer incoming_, written_;
   bool read_next_ = false;  // the last message is dealt with
   bool half_closed_ = false, writing_ = false, finished_ = false;
+  bool asking_ = false;   // its one answer is being made
+  bool sending_ = false;  // and counted as in flight
   std::list<Inference> inferences_;
   std::deque<std::string> outgoing_;
 };

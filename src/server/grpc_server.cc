@@ -9,8 +9,8 @@
 namespace pinion {
 namespace {
 
-// How long calls that still run have to hear that the server stops.
-constexpr std::chrono::milliseconds kStopGrace{100};
+// How long calls that still run have to hear that the server stops; and answers to reach a client that reads slowly.
+constexpr std::chrono::milliseconds kStopGrace{100}, kSendGrace{2000};
 
 class CallService final : public grpc::CallbackGenericService {
  public:
@@ -35,12 +35,24 @@ Result<std::shared_ptr<grpc::ServerCredentials>> credentials(const ServerOptions
 }  // namespace
 
 struct GrpcServer::Impl {
-  explicit Impl(GrpcContext& context) : service(context) {}
+  explicit Impl(GrpcContext& context) : service(context), context(context) {}
 
   CallService service;
+  GrpcContext& context;
   std::unique_ptr<grpc::Server> server;
   int port = 0;
 };
+
+void GrpcContext::wake_calls() {
+  std::vector<std::shared_ptr<GrpcCall>> open;
+  {
+    const std::lock_guard lock(mutex);
+    for (const auto& entry : calls) {
+      if (auto call = entry.lock()) open.push_back(std::move(call));
+    }
+  }
+  for (const auto& call : open) call->wake();
+}
 
 GrpcServer::GrpcServer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 GrpcServer::~GrpcServer() {
@@ -78,9 +90,16 @@ uint16_t GrpcServer::port() const {
   return static_cast<uint16_t>(impl_->port);
 }
 
+void GrpcServer::wake() {
+  impl_->context.wake_calls();
+}
+
 void GrpcServer::stop() {
   if (!impl_->server) return;
-  impl_->server->Shutdown(std::chrono::system_clock::now() + kStopGrace);
+  const bool answered = impl_->context.state.in_flight == 0;
+  impl_->context.stopping = true;
+  impl_->context.wake_calls();  // streams that clients keep open for what they may ask later
+  impl_->server->Shutdown(std::chrono::system_clock::now() + (answered ? kSendGrace : kStopGrace));
   impl_->server->Wait();
   impl_->server.reset();
 }

@@ -3,19 +3,31 @@
 #pragma once
 
 #include <functional>
+#include <list>
 #include <memory>
+#include <mutex>
 
 #include "server/api.h"
 #include "server/work_queue.h"
 
 namespace pinion {
 
+class GrpcCall {  // that is open
+ public:
+  virtual ~GrpcCall() = default;
+  virtual void wake() = 0;  // thread-safe: looks again whether it may go on
+};
+
 // What calls are answered with. `post` runs a function soon, on a thread that may tokenise and write.
 struct GrpcContext {
   ServerState& state;
   WorkQueue& slow;
   std::function<void(std::function<void()>)> post;
-  std::atomic<size_t> calls{0};  // that are open
+  std::mutex mutex{};
+  std::list<std::weak_ptr<GrpcCall>> calls{};  // guarded by `mutex`
+  std::atomic<bool> stopping{false};           // a call ends once it has sent what it has
+
+  void wake_calls();
 };
 
 class GrpcServer {
@@ -27,7 +39,9 @@ class GrpcServer {
 
   static bool exists();  // false: start() is an error
   uint16_t port() const;
-  void stop();  // cancels what runs; blocks until every call has ended
+  void wake();  // thread-safe: every call looks whether the drain's time is over
+  // Cancels what runs; what was answered is sent, within a second or two. Blocks until every call has ended.
+  void stop();
 
  private:
   struct Impl;

@@ -249,6 +249,7 @@ void Server::drain() {
       for (const auto& entry : impl_->connections) {
         if (const auto connection = entry.lock()) connection->wake();
       }
+      if (impl_->grpc) impl_->grpc->wake();
     }
     std::this_thread::sleep_for(drain_poll);
   }

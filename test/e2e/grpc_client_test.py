@@ -53,11 +53,11 @@ class Grpc(unittest.TestCase):
         cls.server.__exit__(None, None, None)
         cls.directory.cleanup()
 
-    def stream(self, *requests, client=None):
+    def stream(self, *requests, client=None, headers=None):
         """What the requests' stream brings, by id: [(text, final)]; an error's text in the place of a text."""
         client = client or self.client
         answers = queue.Queue()
-        client.start_stream(lambda result, error: answers.put((result, error)))
+        client.start_stream(lambda result, error: answers.put((result, error)), headers=headers)
         for i, (prompt, fields) in enumerate(requests):
             client.async_stream_infer("ensemble", request_id=str(i), **({"inputs": inputs([prompt], STREAM())} | fields))
         out = {str(i): [] for i in range(len(requests))}
@@ -205,6 +205,76 @@ class Grpc(unittest.TestCase):
                         call()
                     self.assertIn("UNAUTHENTICATED", caught.exception.status())
                     call(headers={"authorization": "Bearer secret"})
+
+    def test_tls_with_the_certificate_of_https(self):
+        certificate, key = map(str, pinion_server.certificate(self.directory.name))
+        with pinion_server.Server(PINION, self.engine, "--grpc_port", 0, "--api_key", "secret", "--tls_certificate",
+                                  certificate, "--tls_key", key) as server:
+            address, headers = f"127.0.0.1:{server.grpc_port}", {"authorization": "Bearer secret"}
+            wanted = self.client.infer("ensemble", inputs(PROMPTS[:1])).as_numpy("text_output")[0, 0]
+            with tritonclient.grpc.InferenceServerClient(address, ssl=True, root_certificates=certificate) as client:
+                self.assertTrue(client.is_server_ready())
+                with self.assertRaises(InferenceServerException) as caught:
+                    client.infer("ensemble", inputs(PROMPTS[:1]))
+                self.assertIn("UNAUTHENTICATED", caught.exception.status())
+                answer = client.infer("ensemble", inputs(PROMPTS[:1]), headers=headers)
+                self.assertEqual(answer.as_numpy("text_output")[0, 0], wanted)
+                answers = self.stream((PROMPTS[0], {}), client=client, headers=headers)
+                self.assertEqual(PROMPTS[0] + "".join(text for text, _ in answers["0"]), wanted.decode())
+            for options in ({}, {"ssl": True}):  # without TLS, and without the authority
+                with tritonclient.grpc.InferenceServerClient(address, **options) as client:
+                    with self.assertRaises(InferenceServerException) as caught:
+                        client.infer("ensemble", inputs(PROMPTS[:1]), headers=headers)
+                    self.assertIn("UNAVAILABLE", caught.exception.status())
+
+    def ended(self, requests, tokens, *flags):
+        """SIGTERM while one stream has requests: their texts or errors by id, what ends the stream, and the seconds."""
+        with pinion_server.Server(PINION, self.engine, "--grpc_port", 0, "--max_batch_size", 2, *flags) as server:
+            client = tritonclient.grpc.InferenceServerClient(f"127.0.0.1:{server.grpc_port}")
+            answers, texts, done = queue.Queue(), [""] * requests, set()
+            client.start_stream(lambda result, error: answers.put((result, error)))
+            for i in range(requests):
+                endless = tensor("end_id", "INT32", [-1])
+                client.async_stream_infer("ensemble", inputs([PROMPTS[i % 2]], STREAM(), endless, tokens=tokens),
+                                          request_id=str(i))
+            accepted = lambda m: m["num_requests_running"] + m["num_requests_waiting"] >= requests
+            while not accepted(server.metrics()):
+                time.sleep(0.005)
+            server.process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            while True:
+                result, error = answers.get(timeout=60)
+                if error is not None and error.status() is not None:
+                    break
+                if error is not None:  # of one request of the stream
+                    done.add(error.message())
+                    continue
+                response = result.get_response()
+                texts[int(response.id)] += result.as_numpy("text_output")[0, 0].decode()
+                if response.parameters["triton_final_response"].bool_param:
+                    done.add(response.id)
+            status = server.process.wait(60)
+            seconds = time.monotonic() - began
+            client.stop_stream()
+            client.close()
+            self.assertEqual(status, 0, server.log)
+            return texts, done, error, seconds
+
+    def test_sigterm_finishes_what_streams_asked_for(self):
+        alone = [self.client.infer("ensemble", inputs([p], *(tensor(n, *v) for n, v in (
+            ("end_id", ("INT32", [-1])), ("exclude_input_in_output", ("BOOL", [True])))), tokens=200))
+            .as_numpy("text_output")[0, 0].decode() for p in PROMPTS]
+        texts, done, error, _ = self.ended(8, 200)
+        self.assertEqual(texts, alone * 4)
+        self.assertEqual(done, set(map(str, range(8))))
+        self.assertIn("UNAVAILABLE", error.status())  # the stream itself would have taken more
+        self.assertIn("the server ends", error.message())
+
+    def test_the_limit_of_a_drain_holds_for_streams(self):
+        _, done, error, seconds = self.ended(16, 3500, "--drain_timeout", 1)
+        self.assertIn("the server ends", done)
+        self.assertIn("UNAVAILABLE", error.status())
+        self.assertTrue(1 <= seconds < 5, seconds)  # the limit, and a moment to tell
 
     def test_a_repository_over_grpc(self):
         repository = self.directory.name + "/repository"

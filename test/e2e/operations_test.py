@@ -173,15 +173,12 @@ class Secured(unittest.TestCase):
         cls.directory = tempfile.TemporaryDirectory()
         root = pathlib.Path(cls.directory.name)
         engine = pinion_server.build(PINION, MODEL, root / "engine")
-        cls.certificate = root / "cert.pem"
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-                        "-keyout", root / "key.pem", "-out", cls.certificate, "-days", "2", "-subj", "/CN=localhost",
-                        "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+        cls.certificate, key = pinion_server.certificate(root)
         cls.log = root / "access.jsonl"
         (root / "config.yaml").write_text(f"""
             served_model_name: demo
             tls_certificate: {cls.certificate}
-            tls-key: {root}/key.pem
+            tls-key: {key}
             access_log: {cls.log}
             executor_config:
               max_batch_size: 8

@@ -30,6 +30,15 @@ def completion_bytes(fields, *headers):
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
 
+def certificate(directory):
+    """A certificate for 127.0.0.1 that signs itself, and its key: both files' paths."""
+    files = pathlib.Path(directory) / "cert.pem", pathlib.Path(directory) / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+                    "-keyout", files[1], "-out", files[0], "-days", "2", "-subj", "/CN=localhost", "-addext",
+                    "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    return files
+
+
 class Server:
     """A context manager. `log` holds what the server has written to standard error so far."""
 
