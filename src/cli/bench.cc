@@ -146,6 +146,7 @@ Verb add_bench(CLI::App& app) {
 
   CLI::App* throughput = app.add_subcommand("throughput", "many requests through the engine loop");
   add_shared(*throughput, *a);
+  add_host_tier_option(*throughput, a->model.limits);
   throughput->add_option("--num_requests", a->num_requests, "requests in all")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();

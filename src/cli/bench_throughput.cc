@@ -124,7 +124,11 @@ Status bench_throughput(BenchArgs a) {
                             {"latency_p99_ms", quantile(r.latency_ms, 0.99)},
                             {"steps", stats.steps},
                             {"device_idle", device > 0 ? Json(device_idle) : Json()},
-                            {"preemptions", stats.preemptions}}
+                            {"preemptions", stats.preemptions},
+                            {"cached_tokens", stats.cached_tokens},
+                            {"host_hit_blocks", stats.host_hit_blocks},
+                            {"bytes_to_host", stats.bytes_to_host},
+                            {"bytes_from_host", stats.bytes_from_host}}
                            .dump());
     return {};
   }

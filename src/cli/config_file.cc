@@ -63,6 +63,7 @@ constexpr std::array kRenamed{
     Renamed{"free_gpu_memory_fraction", "kv_cache_free_memory_fraction"},
     Renamed{"kv_cache_free_gpu_mem_fraction", "kv_cache_free_memory_fraction"},
     Renamed{"max_tokens", "kv_cache_max_tokens"},
+    Renamed{"host_cache_size", "kv_cache_host_memory_bytes"},
     Renamed{"dtype", "kv_cache_dtype"},  // inside of kv_cache_config alone
     Renamed{"capacity_scheduler_policy", "batch_scheduler_policy"},
 };
@@ -103,7 +104,7 @@ Status read_settings(const OrderedJson& object, const std::string& path, bool ca
         flags.push_back({"chunk_tokens", {std::to_string(1 << 20)}});  // a prompt is one piece, if it fits a step
       continue;
     }
-    if (key == "host_cache_size" || key == "max_beam_width" || key == "enable_partial_reuse") {
+    if (key == "max_beam_width" || key == "enable_partial_reuse") {
       const bool harmless = value == 0 || value == false || (key == "max_beam_width" && value == 1) ||
                             (key == "enable_partial_reuse" && value == true);
       if (!harmless) return fail(Errc::unsupported, "the setting is not implemented", where, "leave it out");

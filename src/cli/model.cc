@@ -40,6 +40,13 @@ void add_limit_options(CLI::App& app, LimitArgs& a) {
       ->check(CLI::Range(1, 1 << 30));
 }
 
+void add_host_tier_option(CLI::App& app, LimitArgs& a) {
+  app.add_option("--kv_cache_host_memory_bytes", a.kv_cache_host_bytes,
+                 "host memory for KV blocks that leave the cache: prompts find them there; 0: none")
+      ->check(CLI::Range(size_t{0}, size_t{1} << 50))
+      ->capture_default_str();
+}
+
 void add_model_options(CLI::App& app, ModelArgs& a) {
   app.add_option("model", a.model, "an engine, a checkpoint, or org/name in the local Hugging Face cache")->required();
   app.add_option("--tokenizer", a.tokenizer, "directory of the tokenizer files, when not the model's");

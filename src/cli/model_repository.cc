@@ -149,9 +149,8 @@ Result<std::shared_ptr<ServedEngine>> ModelRepository::shared_engine(const std::
   }
   ServeArgs args = args_;
   int32_t beams = 1;
-  double host_bytes = 0;
   PINION_OK(read_number(config, "max_beam_width", 1, 1, beams));
-  PINION_OK(read_number(config, "kv_cache_host_memory_bytes", 0, 0, host_bytes));
+  PINION_OK(read_number(config, "kv_cache_host_memory_bytes", 0, 1e15, args.model.limits.kv_cache_host_bytes));
   PINION_OK(read_number(config, "kv_cache_free_gpu_mem_fraction", 0.0001, 0.99, args.model.limits.kv_cache_fraction));
   PINION_OK(read_number(config, "max_tokens_in_paged_kv_cache", 1, 1 << 30, args.model.limits.kv_cache_tokens));
   PINION_OK(read_number(config, "max_queue_size", 1, 1 << 20, args.max_queue));

@@ -40,6 +40,8 @@ struct Args {
 // Per device.
 struct Need {
   double weights = 0, kv = 0, arena = 0, workspace = 0, overhead = 0;
+  double host = 0;             // for the KV cache's host tier, of the host's memory
+  bool host_counts = false;    // which is the memory that all is taken of
   double weights_read = 0;     // a step reads all but an embedding that only looks up rows, and its experts:
   double experts = 0;          // of their bytes the expected part for so many rows,
   double experts_chosen = 0;   // when each row chooses this part
@@ -54,7 +56,7 @@ struct Need {
   bool exact = false;
   std::map<std::string, double> kinds;  // weights' bytes by how they are held, where an engine says it
   std::string quantized;                // how a quantised checkpoint's weights are counted
-  double total() const { return weights + kv + arena + workspace + overhead; }
+  double total() const { return weights + kv + arena + workspace + overhead + (host_counts ? host : 0); }
 };
 
 double align64(double bytes) {
@@ -162,6 +164,7 @@ Result<Need> need_of_graph(const Checkpoint& checkpoint, const Args& a, int tp) 
   if (l.kv_cache_tokens)
     n.kv_limit =
         static_cast<double>(blocks_needed(groups, options.block_size, 1, l.kv_cache_tokens)) * page_bytes(groups);
+  n.host = std::floor(static_cast<double>(l.kv_cache_host_bytes) / page_bytes(groups)) * page_bytes(groups);
   n.kv_per_sequence =
       static_cast<double>(blocks_needed(groups, options.block_size, 1, n.max_seq_len)) * page_bytes(groups);
   n.kv_read = kv_read_bytes(model.graph.kv_layers, n.kv_dtype, n.max_seq_len, tp);
@@ -222,6 +225,7 @@ Result<Need> need_on_cpu(const Args& a) {
     const auto groups = kv_groups(engine->graph(), m.kv_dtype, m.block_size);
     n.weights = static_cast<double>(plan.weights);
     n.kv = static_cast<double>(plan.kv);
+    n.host = static_cast<double>(plan.host);
     n.arena = static_cast<double>(plan.arena);
     n.workspace = static_cast<double>(plan.workspace);
     n.max_batch_size = o.max_batch_size;
@@ -255,6 +259,7 @@ Result<Need> need_on_cpu(const Args& a) {
     n.exact = true;
   }
   n.memory = free;
+  n.host_counts = true;
   n.gbps = info.read_gbps;
   // Last, as its buffer is freed memory that the process may keep.
   if (auto c = cpu::measure_ceilings({.threads = info.threads, .isa = a.model.build.isa}, size_t{512} << 20))
@@ -295,6 +300,7 @@ Status run(const Args& a) {
                             {"bytes",
                              {{"weights", std::llround(n.weights)},
                               {"kv", std::llround(n.kv)},
+                              {"host_tier", std::llround(n.host)},
                               {"arena", std::llround(n.arena)},
                               {"workspace", std::llround(n.workspace)},
                               {"overhead", std::llround(n.overhead)},
@@ -315,6 +321,10 @@ Status run(const Args& a) {
   for (const auto& [kind, bytes] : n.kinds) fmt::print("             {:10.1f}     in {}\n", mib(bytes), kind);
   fmt::print("  KV cache   {:10.1f} MiB   {:.1f} MiB for a sequence of {} tokens\n", mib(n.kv), mib(n.kv_per_sequence),
              n.max_seq_len);
+  if (n.host > 0) {
+    fmt::print("  host tier  {:10.1f} MiB   of the host's memory{}\n", mib(n.host),
+               n.host_counts ? "" : ", which the total leaves out");
+  }
   fmt::print("  arena      {:10.1f} MiB   for steps of {} tokens\n  workspace  {:10.1f} MiB{}\n", mib(n.arena),
              n.max_num_tokens, mib(n.workspace), n.exact ? "" : "   (known once it is built)");
   fmt::print("  process    {:10.1f} MiB\n  total      {:10.1f} MiB   of {:.1f} MiB: {}\n", mib(n.overhead),
@@ -332,14 +342,15 @@ Status run(const Args& a) {
 Verb add_plan(CLI::App& app) {
   auto a = std::make_shared<Args>();
   add_model_options(app, a->model);
+  add_host_tier_option(app, a->model.limits);
   app.add_option("--gpu", a->gpu, "cpu (this machine), rtx4090, rtx5090, 2x4090, a100, h100, 8xh100, h200 or b200")
       ->capture_default_str();
   app.add_option("--tp_size", a->tp_size, "tensor-parallel ranks; by default all devices")->check(CLI::Range(1, 1024));
-  app.add_flag(
-      "--json", a->json,
-      "print one JSON object: fits, bytes {weights, kv, arena, workspace, overhead, total, memory}, weights by "
-      "kind, quantized, "
-      "largest_batch, floor_ms_per_token …");
+  app.add_flag("--json", a->json,
+               "print one JSON object: fits, bytes {weights, kv, host_tier, arena, workspace, overhead, total, "
+               "memory}, weights by "
+               "kind, quantized, "
+               "largest_batch, floor_ms_per_token …");
   return [a] { return run(*a); };
 }
 

@@ -243,8 +243,8 @@ Status run(Args& a) {
   server->set_ready(true);
   const OpenModel& m = engine->model();
   const MemoryPlan& memory = m.executor->memory();
-  spdlog::info("loaded in {:.2f} s; weights {} MiB, KV {} MiB, arena {} MiB", m.open_seconds, memory.weights >> 20,
-               memory.kv >> 20, (memory.arena + memory.workspace) >> 20);
+  spdlog::info("loaded in {:.2f} s; weights {} MiB, KV {} MiB, arena {} MiB, host tier {} MiB", m.open_seconds,
+               memory.weights >> 20, memory.kv >> 20, (memory.arena + memory.workspace) >> 20, memory.host >> 20);
   engine.reset();  // the server's now, which may replace it
   say_where(a, *server, name);
   serve_until_told(*server, signals);
@@ -297,6 +297,7 @@ Verb add_serve(CLI::App& app) {
       ->capture_default_str();
   app.add_flag("--no_prefix_reuse", a->serve.no_prefix_reuse,
                "do not share the cache between prompts with a common beginning");
+  add_host_tier_option(app, a->serve.model.limits);
   app.add_option("--api_key", a->api_keys, "a key that clients must send (repeatable)");
   app.add_option("--rate_limit", a->rate_limit, "requests that generate, a minute and API key; 0: no limit")
       ->check(CLI::Range(0, 1 << 20))

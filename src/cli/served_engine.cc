@@ -6,6 +6,10 @@
 
 namespace pinion::cli {
 Result<std::shared_ptr<ServedEngine>> ServedEngine::load(const ServeArgs& args) {
+  if (args.no_prefix_reuse && args.model.limits.kv_cache_host_bytes > 0) {
+    return fail(Errc::invalid_argument, "a host tier holds prefixes to be reused",
+                "--kv_cache_host_memory_bytes, --no_prefix_reuse", "leave one of them out");
+  }
   std::shared_ptr<ServedEngine> out(new ServedEngine);
   out->args_ = args;
   PINION_TRY(out->model_, open_model(args.model, {.max_batch_size = 64, .max_num_tokens = 2048}));

@@ -110,6 +110,11 @@ class ModelSeries final : public ModelMetrics {
     kv_usage_.Set(stats.blocks_total > 0 ? static_cast<double>(stats.blocks_used) / stats.blocks_total : 0);
     kv_total_.Set(stats.blocks_total);
     kv_cached_.Set(stats.blocks_cached);
+    host_total_.Set(stats.host_blocks_total);
+    host_used_.Set(stats.host_blocks_used);
+    host_hits_.update(static_cast<double>(stats.host_hit_blocks));
+    to_host_.update(static_cast<double>(stats.bytes_to_host));
+    from_host_.update(static_cast<double>(stats.bytes_from_host));
     triton_.update(stats);
   }
 
@@ -176,6 +181,11 @@ class ModelSeries final : public ModelMetrics {
   prometheus::Gauge& kv_usage_ = gauge("kv_cache_usage_perc", "KV blocks held by live sequences, 0 to 1");
   prometheus::Gauge& kv_total_ = gauge("kv_blocks_total", "KV blocks there are");
   prometheus::Gauge& kv_cached_ = gauge("kv_blocks_cached", "KV blocks held only for reuse");
+  prometheus::Gauge& host_total_ = gauge("kv_host_blocks_total", "KV blocks that the host tier can hold");
+  prometheus::Gauge& host_used_ = gauge("kv_host_blocks_used", "KV blocks that it holds");
+  Followed host_hits_ = follow("kv_host_hit_blocks_total", "KV blocks of prefixes that came from the host tier");
+  Followed to_host_ = follow("kv_host_copied_out_bytes_total", "Bytes of KV blocks copied to the host tier");
+  Followed from_host_ = follow("kv_host_copied_in_bytes_total", "Bytes of KV blocks copied back from it");
 };
 
 // The families that vLLM has, once more under its prefix.

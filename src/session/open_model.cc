@@ -209,11 +209,11 @@ Result<ExecutorOptions> executor_options(const Engine& engine, const Backend& ba
         fmt::format("{} tokens are more than the model's context of {}", o.max_seq_len, engine.graph().context_length),
         "--max_seq_len", "choose a smaller number");
   }
+  const Manifest& m = engine.manifest();
+  const auto groups = kv_groups(engine.graph(), m.kv_dtype, m.block_size);
+  size_t page = 1;
+  for (const KvGroupInfo& g : groups) page = std::max(page, g.block_bytes);
   if (o.num_blocks == 0) {
-    const Manifest& m = engine.manifest();
-    const auto groups = kv_groups(engine.graph(), m.kv_dtype, m.block_size);
-    size_t page = 1;
-    for (const KvGroupInfo& g : groups) page = std::max(page, g.block_bytes);
     int64_t want = blocks_needed(groups, m.block_size, o.max_batch_size, o.max_seq_len);
     if (limits.kv_cache_tokens) {
       want = std::min(want, blocks_needed(groups, m.block_size, 1, limits.kv_cache_tokens));
@@ -236,6 +236,22 @@ Result<ExecutorOptions> executor_options(const Engine& engine, const Backend& ba
       return fail(Errc::exhausted, fmt::format("the KV cache does not fit: {} MiB of memory are free", free >> 20),
                   "--kv_cache_free_memory_fraction", "free some memory or raise the fraction");
     }
+  }
+  if (limits.kv_cache_host_bytes > 0) {
+    if (limits.kv_cache_host_bytes < page) {
+      return fail(Errc::invalid_argument, fmt::format("a KV block of this model takes {} bytes", page),
+                  fmt::format("--kv_cache_host_memory_bytes {}", limits.kv_cache_host_bytes), "give at least as many");
+    }
+    // On a device that computes in the host's memory, weights and pages lie there too.
+    const size_t free = free_memory_bytes(),
+                 here = device.host_visible() ? engine.data_bytes() + o.num_blocks * page : 0;
+    const size_t room = free > here ? free - here : 0;
+    if (limits.kv_cache_host_bytes > room) {
+      return fail(Errc::exhausted, fmt::format("{} MiB of the host's memory are free for it", room >> 20),
+                  fmt::format("--kv_cache_host_memory_bytes {}", limits.kv_cache_host_bytes),
+                  "give fewer bytes, or free memory");
+    }
+    o.host_blocks = static_cast<int32_t>(std::min<size_t>(limits.kv_cache_host_bytes / page, INT32_MAX));
   }
   return o;
 }

@@ -32,8 +32,9 @@ inline constexpr double kHostKvFraction = 0.25, kDeviceKvFraction = 0.9;
 
 struct LimitArgs {
   int32_t max_batch_size = 0, max_num_tokens = 0, max_seq_len = 0;  // 0: the verb's default
-  double kv_cache_fraction = 0;  // of the free memory, at most; 0: kHostKvFraction, or kDeviceKvFraction on a GPU
-  int32_t kv_cache_tokens = 0;   // tokens that the KV cache holds at most; 0: no limit of its own
+  double kv_cache_fraction = 0;    // of the free memory, at most; 0: kHostKvFraction, or kDeviceKvFraction on a GPU
+  int32_t kv_cache_tokens = 0;     // tokens that the KV cache holds at most; 0: no limit of its own
+  size_t kv_cache_host_bytes = 0;  // of the KV cache's host tier; 0: none
 };
 
 struct ModelArgs {

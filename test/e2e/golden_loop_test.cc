@@ -81,6 +81,61 @@ TEST_P(GoldenLoop, ReuseChangesNothing) {
   }
 }
 
+// A prompt whose blocks others have pushed out of the pool: the host has them, of every kind of cache, and not a bit of
+// the answer differs.
+struct Cache {
+  const char* family;
+  DType kv_dtype = DType::f32;
+};
+
+class HostTier : public testing::TestWithParam<Cache> {};
+
+TEST_P(HostTier, BringsBackWhatWasEvicted) {
+  const fs::path dir = fs::path(PINION_GOLDEN_DIR) / "families" / GetParam().family;
+  const CompiledModel model(
+      dir, *find_backend("cpu"),
+      {.dtype = DType::f32, .kv_dtype = GetParam().kv_dtype, .block_size = 16, .deterministic = true},
+      {.num_blocks = 24, .max_batch_size = 8, .max_num_tokens = 64, .max_outputs = 64, .host_blocks = 400});
+  auto file = SafetensorsFile::open(dir / "golden.safetensors");
+  ASSERT_TRUE(file.ok());
+  std::vector<int32_t> prompt = read<int32_t>(*file, "long.input_ids");
+  prompt.resize(std::min<size_t>(prompt.size(), 90));
+  const auto other = [&](int n) {
+    std::vector<int32_t> p = prompt;
+    std::ranges::rotate(p, p.begin() + n);
+    return greedy(p, 16);
+  };
+  EngineLoop plain(model.executor(), nullptr, {.prefix_reuse = false});
+  const Answer want = ask(plain, {greedy(prompt, 16)})[0];
+
+  EngineLoop loop(model.executor(), nullptr, {});
+  EXPECT_TRUE(same(ask(loop, {greedy(prompt, 16)})[0], want));
+  for (int n = 1; n < 12; n += 3) ask(loop, {other(n), other(n + 1), other(n + 2)});
+  const LoopStats before = loop.stats();
+  EXPECT_GT(before.bytes_to_host, 0u);
+  const Answer back = ask(loop, {greedy(prompt, 16)})[0];
+  EXPECT_TRUE(same(back, want));
+  const int32_t whole = (static_cast<int32_t>(prompt.size()) - 1) / 16 * 16;
+  EXPECT_EQ(back.cached_tokens, whole);
+  const LoopStats after = loop.stats();
+  EXPECT_GT(after.host_hit_blocks, before.host_hit_blocks);
+  EXPECT_GT(after.bytes_from_host, before.bytes_from_host);
+
+  // Many at once, preempted as they grow: the answers are those of each alone.
+  std::vector<Request> many;
+  for (int n = 0; n < 12; ++n) many.push_back(other(n));
+  const std::vector<Answer> together = ask(loop, many);
+  for (int n = 0; n < 12; ++n) EXPECT_TRUE(same(together[n], ask(plain, {many[n]})[0])) << n;
+}
+
+INSTANTIATE_TEST_SUITE_P(Caches, HostTier,
+                         testing::Values(Cache{"llama3_gqa"}, Cache{"llama3_gqa", DType::i8},
+                                         Cache{"llama3_gqa", DType::f8_e4m3}, Cache{"mistral_swa"}, Cache{"gemma2"},
+                                         Cache{"gemma3_text"}, Cache{"deepseek_v2"}),
+                         [](const auto& info) {
+                           return std::string(info.param.family) + "_" + std::string(name(info.param.kv_dtype));
+                         });
+
 INSTANTIATE_TEST_SUITE_P(Families, GoldenLoop,
                          testing::Values("llama3_gqa", "llama_dynamic_ntk", "llama_yarn", "mistral_swa", "qwen2",
                                          "qwen3"),

@@ -318,8 +318,11 @@ class Configuration(unittest.TestCase):
 
     def test_what_is_wrong_is_named(self):
         self.assertIn("no_such", self.refused("no_such: 1"))
-        self.assertIn("executor_config.kv_cache_config.host_cache_size",
-                      self.refused("executor_config: {kv_cache_config: {host_cache_size: 1000}}"))
+        self.assertIn("executor_config.max_beam_width", self.refused("executor_config: {max_beam_width: 2}"))
+        self.assertIn("--kv_cache_host_memory_bytes 8",
+                      self.refused("executor_config: {kv_cache_config: {host_cache_size: 8}}"))
+        self.assertIn("--kv_cache_host_memory_bytes, --no_prefix_reuse",
+                      self.refused("kv_cache_host_memory_bytes: 100000000", "--no_prefix_reuse"))
         self.assertIn("port", self.refused("port: many"))
         self.assertIn("line ", self.refused("a: 1\nb: [1"))
         self.assertIn("api_keys", self.refused("api_keys: 7"))
