@@ -30,7 +30,7 @@ const Fixture kAll[] = {
     {"gptq_4bit", "GPTQ", "int4 group 32, zero points", ""},
     {"gptq_4bit_act_order", "GPTQ", "int4 group 32", ""},
     {"gptq_3bit", "GPTQ", "int3 group 32, zero points", "3-bit"},
-    {"gptq_8bit_v2", "GPTQ", "int8 group 64, zero points", ""},
+    {"gptq_8bit_v2", "GPTQ", "int8 group 32, zero points", ""},
     {"ct_fp8_tensor", "compressed-tensors", "fp8 e4m3 per tensor, fp8 inputs (static)", ""},
     {"ct_fp8_channel", "compressed-tensors", "fp8 e4m3 per channel, fp8 inputs (per token)", ""},
     {"ct_fp8_block", "compressed-tensors", "fp8 e4m3 blocks 128x128", ""},
@@ -56,7 +56,8 @@ std::vector<float> floats(std::span<const std::byte> data) {
   return out;
 }
 
-// Every linear of the fixture against what the tool itself makes of it.
+// A linear of the fixture against what the tool itself makes of its first rows. (What it makes of all of them shows in
+// the logits: test/e2e/imported_test.cc.)
 TEST(QuantizedCheckpoint, ReadsWhatOtherToolsWrote) {
   for (const Fixture& f : kAll) {
     SCOPED_TRACE(f.name);
@@ -67,17 +68,18 @@ TEST(QuantizedCheckpoint, ReadsWhatOtherToolsWrote) {
     EXPECT_EQ(quantized->source(), f.source);
     auto expected = SafetensorsFile::open(kFixtures / f.name / "expected.safetensors");
     ASSERT_TRUE(expected.ok()) << expected.error().message;
-    ASSERT_FALSE(expected->tensors().empty());
-    for (const auto& [prefix, info] : expected->tensors()) {
-      SCOPED_TRACE(prefix);
-      auto m = quantized->read(prefix);
+    int linears = 0;
+    for (const auto& [name, info] : expected->tensors()) {
+      if (!name.starts_with("rows.")) continue;
+      SCOPED_TRACE(name);
+      ++linears;
+      auto m = quantized->read(name.substr(5));
       ASSERT_TRUE(m.ok()) << m.error().message;
       ASSERT_TRUE(m->has_value());
       const QuantizedMatrix& q = **m;
-      EXPECT_EQ((std::vector<int64_t>{q.rows, q.cols}), info.shape);
-      if (prefix != "model.layers.0.mlp.down_proj") {
-        EXPECT_EQ(str(q.scheme), f.scheme);
-      }
+      EXPECT_GT(q.rows, info.shape[0]);
+      ASSERT_EQ(q.cols, info.shape[1]);
+      EXPECT_EQ(str(q.scheme), f.scheme);
       const std::vector<float> want = floats(expected->data(info)), got = decode(q);
       float largest = 0;
       for (const float v : want) largest = std::max(largest, std::fabs(v));
@@ -95,15 +97,16 @@ TEST(QuantizedCheckpoint, ReadsWhatOtherToolsWrote) {
       decode_packed(plan.layout, pack(q), 0, q.rows, packed);
       EXPECT_EQ(packed, got);
     }
+    EXPECT_EQ(linears, 1);
   }
 }
 
 TEST(QuantizedCheckpoint, FloatsAreNotQuantized) {
-  auto checkpoint = Checkpoint::open(kFixtures / "hf_fp8_block");  // its down_proj is plain
+  auto checkpoint = Checkpoint::open(kFixtures / "hf_fp8_block");
   ASSERT_TRUE(checkpoint.ok());
   auto quantized = QuantizedCheckpoint::open(*checkpoint);
   ASSERT_TRUE(quantized.ok());
-  auto m = quantized->read("model.layers.0.mlp.down_proj");
+  auto m = quantized->read("model.embed_tokens");
   ASSERT_TRUE(m.ok());
   EXPECT_FALSE(m->has_value());
 }
