@@ -116,13 +116,12 @@ class KvCacheConfig:
     free_gpu_memory_fraction: Optional[float] = None
     max_tokens: Optional[int] = None
     enable_block_reuse: bool = True
-    host_cache_size: Optional[int] = None
+    host_cache_size: Optional[int] = None  # bytes of host memory for blocks that leave the cache
 
     def settings(self) -> Settings:
-        if self.host_cache_size:
-            raise ValueError("host_cache_size: there is no host tier")
         return {"kv_cache_free_gpu_memory_fraction": self.free_gpu_memory_fraction,
-                "kv_cache_max_tokens": self.max_tokens, "no_prefix_reuse": True if not self.enable_block_reuse else None}
+                "kv_cache_max_tokens": self.max_tokens, "kv_cache_host_memory_bytes": self.host_cache_size,
+                "no_prefix_reuse": None if self.enable_block_reuse else True}
 
 
 @dataclasses.dataclass

@@ -162,6 +162,7 @@ void bind_options(nb::module_& m) {
       .PINION_SETTING("max_seq_len", model.limits.max_seq_len)
       .PINION_SETTING("kv_cache_free_gpu_memory_fraction", model.limits.kv_cache_fraction)
       .PINION_SETTING("kv_cache_max_tokens", model.limits.kv_cache_tokens)
+      .PINION_SETTING("kv_cache_host_memory_bytes", model.limits.kv_cache_host_bytes)
       .PINION_SETTING("batch_scheduler_policy", policy)
       .PINION_SETTING("max_queue", max_queue)
       .PINION_SETTING("chunk_tokens", chunk_tokens)
@@ -228,7 +229,10 @@ void bind_values(nb::module_& m) {
       .def_ro("waiting", &LoopStats::waiting)
       .def_ro("blocks_total", &LoopStats::blocks_total)
       .def_ro("blocks_used", &LoopStats::blocks_used)
-      .def_ro("blocks_cached", &LoopStats::blocks_cached);
+      .def_ro("blocks_cached", &LoopStats::blocks_cached)
+      .def_ro("host_blocks_total", &LoopStats::host_blocks_total)
+      .def_ro("host_blocks_used", &LoopStats::host_blocks_used)
+      .def_ro("host_hit_blocks", &LoopStats::host_hit_blocks);
 }
 
 std::string_view view(const nb::bytes& bytes) {

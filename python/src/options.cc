@@ -33,6 +33,10 @@ Status check(const Options& o) {
   PINION_OK(in_range("threads", build.threads, 0, 1024));
   PINION_OK(in_range("max_queue", o.max_queue, 0, 1 << 20));
   PINION_OK(in_range("chunk_tokens", o.chunk_tokens, 1, 1 << 20));
+  if (o.no_prefix_reuse && limits.kv_cache_host_bytes > 0) {
+    return fail(Errc::invalid_argument, "a host tier holds prefixes to be reused",
+                "kv_cache_host_memory_bytes, no_prefix_reuse", "leave one of them out");
+  }
   for (const auto& [name, value] :
        {std::pair("rope_theta", build.rope_theta), std::pair("rope_scaling_factor", build.rope_scaling_factor)}) {
     if (value && !(*value > 0)) return fail(Errc::invalid_argument, "expected a number above 0", name);

@@ -179,6 +179,18 @@ class Package(unittest.TestCase):
             with self.assertRaisesRegex(Exhausted, "max_queue"):
                 narrow.generate(["Hello"] * 8, LONG)
 
+    def test_prefixes_come_back_from_the_host(self):
+        small = KvCacheConfig(free_gpu_memory_fraction=0.1, max_tokens=256, host_cache_size=16 << 20)
+        with LLM(model=self.engine, max_seq_len=256, kv_cache_config=small) as llm:
+            prompts = [[5 + i] * 200 for i in range(4)]
+            first = [llm.generate(p, SamplingParams(max_tokens=4)).outputs[0].token_ids for p in prompts]
+            again = [llm.generate(p, SamplingParams(max_tokens=4)) for p in prompts]
+            self.assertEqual([o.outputs[0].token_ids for o in again], first)
+            self.assertGreater(min(o.cached_tokens for o in again), 0)
+            self.assertGreater(llm.stats().host_hit_blocks, 0)
+        with self.assertRaisesRegex(InvalidArgument, "no_prefix_reuse"):
+            LLM(model=self.engine, kv_cache_config=KvCacheConfig(host_cache_size=1 << 20, enable_block_reuse=False))
+
     def test_a_directory_is_compiled_and_its_end_is_final(self):
         with LLM(model=MODEL, no_timing=True, kv_cache_free_gpu_memory_fraction=0.1) as llm:
             request = llm.generate_async("Hello", LONG)
