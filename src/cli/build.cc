@@ -1,6 +1,7 @@
 // pinion build: a checkpoint into an engine directory.
 #include <fmt/format.h>
 
+#include <array>
 #include <chrono>
 #include <memory>
 
@@ -12,7 +13,14 @@
 namespace pinion::cli {
 namespace {
 
+// Of trtllm-build: they choose among its kernels. Here each is chosen for the device, by what it takes.
+constexpr std::array kKernelFlags{"--gemm_plugin",  "--gpt_attention_plugin", "--moe_plugin",
+                                  "--context_fmha", "--remove_input_padding", "--use_paged_context_fmha"};
+
 struct Args {
+  std::array<std::string, kKernelFlags.size()> kernel_choices;
+  int tp_size = 1, pp_size = 1;
+  bool strongly_typed = false;
   std::string checkpoint_dir, output_dir, kv_cache_type = "paged";
   BuildArgs build;
   int64_t max_batch_size = 0, max_input_len = 0, max_seq_len = 0, max_num_tokens = 0, workers = 0;
@@ -32,6 +40,18 @@ Status run(const Args& a) {
     if (value) {
       spdlog::warn("{} {} changes nothing in the engine: limits are given when it is run (pinion serve {} {})", flag,
                    value, flag == std::string_view("--max_input_len") ? "--max_seq_len" : flag, value);
+    }
+  }
+  for (size_t i = 0; i < kKernelFlags.size(); ++i) {
+    if (!a.kernel_choices[i].empty()) {
+      spdlog::warn("{} {} changes nothing: kernels are chosen for the device", kKernelFlags[i], a.kernel_choices[i]);
+    }
+  }
+  if (a.strongly_typed) spdlog::warn("--strongly_typed changes nothing: every value has the dtype that the graph says");
+  for (const auto& [flag, ranks] : {std::pair{"--tp_size", a.tp_size}, {"--pp_size", a.pp_size}}) {
+    if (ranks != 1) {
+      return fail(Errc::unsupported, fmt::format("{} ranks are not supported: one rank runs here", ranks), flag,
+                  "leave it out; a checkpoint that convert divided is read as the whole one");
     }
   }
   if (a.workers) spdlog::warn("--workers {} changes nothing: a build uses all CPUs, or --threads of them", a.workers);
@@ -89,6 +109,12 @@ Verb add_build(CLI::App& app) {
                               {"--workers", &a->workers}}) {
     app.add_option(flag, *value, "accepted; limits are set when the engine is run")->check(CLI::PositiveNumber);
   }
+  for (size_t i = 0; i < kKernelFlags.size(); ++i) {
+    app.add_option(kKernelFlags[i], a->kernel_choices[i], "accepted; kernels are chosen for the device");
+  }
+  app.add_flag("--strongly_typed", a->strongly_typed, "accepted; the graph's dtypes are always kept");
+  app.add_option("--tp_size", a->tp_size, "ranks; only 1")->check(CLI::Range(1, 1024));
+  app.add_option("--pp_size", a->pp_size, "ranks; only 1")->check(CLI::Range(1, 1024));
   app.add_option("--max_kl", a->max_kl, "refuse a quantised checkpoint whose measured KL divergence is larger")
       ->check(CLI::PositiveNumber);
   app.add_flag("--explain", a->explain, "print every kernel considered, with its reason");
