@@ -5,6 +5,7 @@ import json
 import pathlib
 import platform
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -102,6 +103,15 @@ class Deploy(unittest.TestCase):
             self.assertFalse(taken & cells, p["title"])
             self.assertLessEqual(at["x"] + at["w"], 24)
             taken |= cells
+
+    def test_the_image_says_whether_it_is_healthy(self):
+        found = re.search(r"^HEALTHCHECK .*CMD (\[.*\])$", (DEPLOY / "Dockerfile").read_text(), re.M)
+        command = [part.replace("/8000", f"/{self.server.port}") for part in json.loads(found[1])]
+        self.assertEqual(subprocess.run(command, timeout=20).returncode, 0)
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))  # and does not listen
+            command = [part.replace("/8000", f"/{unused.getsockname()[1]}") for part in json.loads(found[1])]
+            self.assertNotEqual(subprocess.run(command, stderr=subprocess.DEVNULL, timeout=20).returncode, 0)
 
     def test_the_image_has_the_libraries(self):
         release = platform.freedesktop_os_release()
