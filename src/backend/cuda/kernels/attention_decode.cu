@@ -4,15 +4,20 @@
 // its part from the lengths in device memory, so that a recorded launch serves any lengths. Within a block each warp
 // takes every eighth unit and keeps a ring of tensor copies in flight without waiting for the others. A block whose
 // part ends within a head leaves a partial result; the last one to finish merges them in order.
+//
+// With few sequences nothing but latency counts: a cluster of blocks then takes a head, its warps a unit or two each,
+// and the blocks' parts become one in shared memory, without a way through L2 and back.
 #include <algorithm>
 #include <bit>
 
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/attention.h"
+#include "backend/cuda/kernels/attention_decode_merge.h"
 #include "backend/cuda/kernels/attention_decode_walk.h"
 #include "backend/cuda/kernels/kv_write.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/ptx/bulk_copy.h"
+#include "backend/cuda/ptx/cluster.h"
 #include "backend/cuda/ptx/dependency.h"
 #include "backend/cuda/ptx/mbarrier.h"
 #include "backend/cuda/ptx/mma_sync.h"
@@ -21,7 +26,7 @@
 namespace pinion::cuda {
 namespace {
 
-constexpr int kMostRows = 16, kSlab = kUnitKeys * 128;  // a slab: 64 columns of a unit, 128-byte rows
+constexpr int kSlab = kUnitKeys * 128;  // a slab: 64 columns of a unit, 128-byte rows
 
 struct DecodeParams {
   CUtensorMap pages;
@@ -31,20 +36,20 @@ struct DecodeParams {
   unsigned* tickets = nullptr;  // per block, zero between launches
 };
 
-// Rows: of a tile, 8 or 16.
-template <int D, int Rows>
+// Rows: of a tile, 8 or 16. kCluster: blocks that share a head, 1 for the division of the work among all blocks.
+template <int D, int Rows, int kCluster>
 struct Ring {
   static constexpr int kWarps = D > 128 ? 4 : 8, kThreads = 32 * kWarps;
   static constexpr int kSlabs = (D + 63) / 64, kBytes = 2 * kSlabs * kSlab;  // of a unit: slabs of K and V in turn
-  static constexpr int kStages = 192 * 1024 / (kWarps * kBytes);             // as many bytes as can be in flight
-  static constexpr int kExchange = kWarps * (4 * D + 64);                    // floats: four rows of every warp's sums
-  static constexpr size_t kShared =
-      1024 + static_cast<size_t>(kWarps) * kStages * kBytes + kExchange * 4 + kWarps * Rows * 8 + kWarps * kStages * 8;
+  // As many bytes as can be in flight; with few sequences of small heads no more than leaves room for a block of the
+  // linear behind, whose weights then arrive meanwhile.
+  static constexpr bool kShares = kCluster > 1 && D <= 64;
+  static constexpr int kStages = kShares ? 2 : 192 * 1024 / (kWarps * kBytes);
+  static constexpr int kExchange = kWarps * (4 * D + 64);        // floats: four rows of every warp's sums
+  static constexpr int kPart = kCluster > 1 ? Rows*(D + 4) : 0;  // floats: the block's part of a head
+  static constexpr size_t kShared = 1024 + static_cast<size_t>(kWarps) * kStages * kBytes + kExchange * 4 + kPart * 4 +
+                                    kWarps * Rows * 8 + kWarps * kStages * 8;
 };
-
-// A partial result: sums [16][D], largest scores [16], sums of weights [16].
-template <int D>
-constexpr int kPartial = kMostRows*(D + 2);
 
 // The online softmax of one warp over its units of one head. Both products are computed transposed, keys and columns
 // as the 16 rows of mma.sync and queries as its 8 columns: lane 4 g + t holds scores of keys g and g + 8, and results
@@ -209,40 +214,15 @@ struct WarpState {
   }
 };
 
-template <int D, int Rows>
-__device__ void merge_partials(const DecodeParams& p, const Sequence& seq, int head, int first, int last) {
-  const AttentionTask& task = p.task;
-  const int rows = rows_in<Rows>(task, seq, head), quads = task.head_dim / 4;
-  const auto partial = [&](int block) { return p.partials + (2 * block + (block == first ? 1 : 0)) * kPartial<D>; };
-  for (int i = static_cast<int>(threadIdx.x); i < rows * quads; i += static_cast<int>(blockDim.x)) {
-    const int row = i / quads, column = i % quads * 4;
-    float largest = -INFINITY;
-#pragma unroll 8
-    for (int b = first; b <= last; ++b) largest = fmaxf(largest, __ldcg(partial(b) + kMostRows * D + row));
-    const float base = largest == -INFINITY ? 0.0f : largest;
-    float all[4] = {}, sum = 0;
-#pragma unroll 4
-    for (int b = first; b <= last; ++b) {
-      const float* part = partial(b);
-      const float weight = exp2_fast(__ldcg(part + kMostRows * D + row) - base);
-      const float4 v = __ldcg(reinterpret_cast<const float4*>(part + row * D + column));
-      sum = __fmaf_rn(__ldcg(part + kMostRows * (D + 1) + row), weight, sum);
-      all[0] = __fmaf_rn(v.x, weight, all[0]), all[1] = __fmaf_rn(v.y, weight, all[1]);
-      all[2] = __fmaf_rn(v.z, weight, all[2]), all[3] = __fmaf_rn(v.w, weight, all[3]);
-    }
-    const RowPlace at = place<Rows>(task, seq, head, row);
-    const float factor = normalizer(task, at.head, largest, sum);
-#pragma unroll
-    for (float& x : all) x *= factor;
-    store<4>(task.out, at.element(task, seq) + column, all);
-  }
-}
+// Units of a head that one cluster takes before others help: two a warp.
+template <int D, int Rows, int kCluster>
+constexpr int kEnough = 2 * kCluster* Ring<D, Rows, kCluster>::kWarps;
 
-template <class T, int D, int Rows>
-__global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
+template <class T, int D, int Rows, int kCluster>
+__global__ void __launch_bounds__(Ring<D, Rows, kCluster>::kThreads, Ring<D, Rows, kCluster>::kShares ? 2 : 1)
     attention_decode_kernel(const __grid_constant__ DecodeParams p) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  using R = Ring<D, Rows>;
+  using R = Ring<D, Rows, kCluster>;
   extern __shared__ unsigned char raw[];
   __shared__ bool last_block;
   const AttentionTask& task = p.task;
@@ -252,7 +232,8 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
   unsigned char* base = raw + (rings - ptx::shared_address(raw));
   const uint32_t ring = rings + warp * R::kStages * R::kBytes;
   float* exchange = reinterpret_cast<float*>(base + R::kWarps * R::kStages * R::kBytes);
-  float2* stats = reinterpret_cast<float2*>(exchange + R::kExchange);  // [warps][Rows]: largest score, sum of weights
+  float* part = exchange + R::kExchange;
+  float2* stats = reinterpret_cast<float2*>(part + R::kPart);  // [warps][Rows]: largest score, sum of weights
   const uint32_t full = ptx::shared_address(stats + R::kWarps * Rows) + warp * R::kStages * 8;
 
   if (lane == 0) {
@@ -264,22 +245,40 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
 
   // Lengths and block tables went up before the step's first kernel, and keys of earlier steps are older still: neither
   // waits for the kernel before this one.
-  const int64_t total = total_work<Rows>(task);
-  const int64_t blocks = min(static_cast<int64_t>(gridDim.x), (total + R::kWarps - 1) / R::kWarps);
+  int64_t total = 0, blocks = 0;
   Walk<Rows> work;
-  if (blocks > 0) {
-    work.begin = static_cast<int>(min(blockIdx.x * total / blocks, total));
-    work.end = static_cast<int>(min((blockIdx.x + 1) * total / blocks, total));
+  int team = warp, warps = R::kWarps;  // this warp among those that share the work's units
+  int shared_by = 1, number = 0;       // clusters of the head, and which of them this is
+  if constexpr (kCluster > 1) {
+    team += static_cast<int>(ptx::cluster_rank()) * R::kWarps, warps *= kCluster;
+    const int clusters = static_cast<int>(gridDim.x) / kCluster, cluster = static_cast<int>(blockIdx.x) / kCluster;
+    const int each = clusters / (task.seqs * task.kv_heads), index = cluster / each;
+    number = cluster % each;
+    if (index < task.seqs * task.kv_heads) {
+      work.s = index / task.kv_heads, work.head = index % task.kv_heads;
+      work.seq = sequence<Rows>(task, work.s);
+      shared_by = min(each, max(1, work.seq.units / kEnough<D, Rows, kCluster>));
+      if (number < shared_by) {
+        work.first = work.seq.units * number / shared_by, work.until = work.seq.units * (number + 1) / shared_by;
+      }
+    }
+  } else {
+    total = total_work<Rows>(task);
+    blocks = min(static_cast<int64_t>(gridDim.x), (total + R::kWarps - 1) / R::kWarps);
+    if (blocks > 0) {
+      work.begin = static_cast<int>(min(blockIdx.x * total / blocks, total));
+      work.end = static_cast<int>(min((blockIdx.x + 1) * total / blocks, total));
+    }
+    if (work.begin < work.end) work.seek(task);
   }
-  if (work.begin >= work.end) {
+  if (kCluster > 1 ? work.first >= work.until : work.begin >= work.end) {
     ptx::wait_dependencies();
     clear_padding(task, true);
     return;
   }
-  work.seek(task);
 
   Walk<Rows> request = work;
-  int unit = request.first + warp;  // of request's head: requested next
+  int unit = request.first + team;  // of request's head: requested next
   int page = 0, row = 0;            // where it lies: the block, the KV head's row of the first key
   bool more = true;
   const int32_t* table = nullptr;
@@ -291,7 +290,7 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
     while (unit >= request.until) {
       more = request.next(task);
       if (!more) return;
-      unit = request.first + warp;
+      unit = request.first + team;
       find_head();
     }
     page = table[((request.seq.first_unit + unit) * kUnitKeys) >> p.block_shift];
@@ -308,7 +307,7 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
       }
     }
     __syncwarp();
-    unit += R::kWarps;
+    unit += warps;
     find_page();
   };
   find_head();
@@ -328,8 +327,8 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
     if (work.first >= work.until) continue;
     const bool starts = work.first == 0, ends = work.until == work.seq.units;
     state.clear();
-    if (work.first + warp < work.until) state.load_q(task, work.seq, work.head);
-    for (int next = work.first + warp; next < work.until; next += R::kWarps) {
+    if (work.first + team < work.until) state.load_q(task, work.seq, work.head);
+    for (int next = work.first + team; next < work.until; next += warps) {
       ptx::barrier_wait(full + 8 * stage, parity);
       state.attend(task, work.seq, ring + stage * R::kBytes, (work.seq.first_unit + next) * kUnitKeys);
       __syncwarp();
@@ -364,7 +363,7 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
     const int room = rows <= 4 ? 4 : rows <= 8 ? 8 : 16, columns = max(1, D / 8 * 4 / room) * 8;  // of a pass
     const int pitch = columns + 4;  // floats: queries 2t of a warp then lie in banks of their own
     float* partial = p.partials + (2 * blockIdx.x + (starts ? 1 : 0)) * kPartial<D>;
-    const bool whole = starts && ends;
+    const bool whole = kCluster == 1 && starts && ends;
     for (int first = 0; first < D; first += columns) {
 #pragma unroll
       for (int j = 0; j < D / 8; ++j) {  // eight columns
@@ -391,7 +390,9 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
           const float2 v = *reinterpret_cast<const float2*>(exchange + (w * room + row) * pitch + column);
           pair[0] += v.x, pair[1] += v.y;
         }
-        if (!whole) {
+        if (kCluster > 1) {
+          *reinterpret_cast<float2*>(part + row * D + first + column) = {pair[0], pair[1]};
+        } else if (!whole) {
           *reinterpret_cast<float2*>(partial + row * D + first + column) = {pair[0], pair[1]};
         }
         if (whole || (first == 0 && column == 0)) {
@@ -408,26 +409,42 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
             const float factor = normalizer(task, to.head, largest, sum);
             pair[0] *= factor, pair[1] *= factor;
             if (first + column < task.head_dim) store<2>(task.out, to.element(task, work.seq) + first + column, pair);
+          } else if (kCluster > 1) {
+            *reinterpret_cast<float4*>(part + Rows * D + row * 4) = {largest, sum, 0, 0};
           } else {
-            partial[kMostRows * D + row] = largest, partial[kMostRows * (D + 1) + row] = sum;
+            reinterpret_cast<float2*>(partial + kMostRows * D)[row] = {largest, sum};
           }
         }
       }
       __syncthreads();
     }
-    if (!whole) {  // blocks [from, to] share this head
+    // The last of `others` + 1 blocks to leave its part of the head merges all of them.
+    const auto merge = [&](unsigned* ticket, int others, int parts, auto&& partial_of) {
+      if (threadIdx.x == 0) {
+        last_block = take_ticket(ticket) == static_cast<unsigned>(others);
+        if (last_block) *ticket = 0;
+      }
+      __syncthreads();
+      if (last_block) merge_partials<D, Rows>(task, work.seq, work.head, parts, partial_of);
+    };
+    if constexpr (kCluster > 1) {
+      const int first = static_cast<int>(blockIdx.x) / kCluster - number;  // of the head's clusters
+      const auto partial_of = [&](int n) { return p.partials + (first + n) * kPartial<D>; };
+      ptx::cluster_sync();
+      merge_cluster<D, Rows, kCluster>(task, work.seq, work.head, ptx::shared_address(part),
+                                       shared_by > 1 ? partial_of(number) : nullptr);
+      ptx::cluster_arrive_relaxed();
+      if (shared_by > 1) {
+        __syncthreads();
+        merge(p.tickets + first, shared_by * kCluster - 1, shared_by, partial_of);
+      }
+      ptx::cluster_wait();  // until no block reads this one's shared memory
+    } else if (!whole) {    // blocks [from, to] share this head
       const int64_t units_at = work.head_at + kHeadCost, units_end = units_at + work.seq.units;
       const int from = static_cast<int>(((units_at + 1) * blocks - 1) / total);
       const int to = static_cast<int>((units_end * blocks - 1) / total);
-      __threadfence();
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        last_block = atomicAdd(p.tickets + from, 1u) == static_cast<unsigned>(to - from);
-        if (last_block) p.tickets[from] = 0;
-        __threadfence();
-      }
-      __syncthreads();
-      if (last_block) merge_partials<D, Rows>(p, work.seq, work.head, from, to);
+      merge(p.tickets + from, to - from, to - from + 1,
+            [&](int n) { return p.partials + (2 * (from + n) + (n == 0 ? 1 : 0)) * kPartial<D>; });
     }
   } while (work.next(task));
 #else
@@ -437,18 +454,27 @@ __global__ void __launch_bounds__(Ring<D, Rows>::kThreads, 1)
 
 using DecodeLaunch = void (*)(unsigned, const DecodeParams&, Stream&);
 
-template <class T, int D, int Rows>
+template <class T, int D, int Rows, int kCluster>
 void launch_as(unsigned grid, const DecodeParams& p, Stream& stream) {
-  using R = Ring<D, Rows>;
-  launch<attention_decode_kernel<T, D, Rows>>({.grid = grid, .block = R::kThreads, .shared = R::kShared}, p, stream);
+  using R = Ring<D, Rows, kCluster>;
+  launch<attention_decode_kernel<T, D, Rows, kCluster>>(
+      {.grid = grid, .block = R::kThreads, .shared = R::kShared, .cluster = kCluster}, p, stream);
 }
 
-template <class T, int Rows>
+template <class T, int Rows, int kCluster>
 DecodeLaunch launch_for(int64_t head_dim) {
-  if (head_dim <= 64) return launch_as<T, 64, Rows>;
-  if (head_dim <= 96) return launch_as<T, 96, Rows>;
-  if (head_dim <= 128) return launch_as<T, 128, Rows>;
-  return launch_as<T, 256, Rows>;
+  if (head_dim <= 64) return launch_as<T, 64, Rows, kCluster>;
+  if (head_dim <= 96) return launch_as<T, 96, Rows, kCluster>;
+  if (head_dim <= 128) return launch_as<T, 128, Rows, kCluster>;
+  return launch_as<T, 256, Rows, kCluster>;
+}
+
+constexpr int kClusterBlocks = 8;
+
+template <class T>
+DecodeLaunch launch_for(int64_t head_dim, bool clusters, bool eight) {
+  if (clusters) return launch_for<T, 8, kClusterBlocks>(head_dim);
+  return eight ? launch_for<T, 8, 1>(head_dim) : launch_for<T, 16, 1>(head_dim);
 }
 
 int64_t padded(int64_t head_dim) {
@@ -477,11 +503,11 @@ void launch_decode(const LaunchArgs& args, Stream& stream) {
                        .tickets = cuda.tickets()};
   // One tile of 8 rows serves a decode step of all but wide groups; 16 rows read the cache once for up to two.
   const bool eight = args.batch->max_seq_tokens * (op.heads / op.kv_heads) <= 8;
-  const DecodeLaunch start =
-      kv.dtype == DType::bf16
-          ? (eight ? launch_for<__nv_bfloat16, 8>(op.head_dim) : launch_for<__nv_bfloat16, 16>(op.head_dim))
-          : (eight ? launch_for<__half, 8>(op.head_dim) : launch_for<__half, 16>(op.head_dim));
-  start(grid, p, stream);
+  const unsigned clusters = grid / kClusterBlocks;
+  const bool few = eight && args.batch->seqs * op.kv_heads <= clusters;
+  const DecodeLaunch start = kv.dtype == DType::bf16 ? launch_for<__nv_bfloat16>(op.head_dim, few, eight)
+                                                     : launch_for<__half>(op.head_dim, few, eight);
+  start(few ? clusters * kClusterBlocks : grid, p, stream);
 }
 
 }  // namespace pinion::cuda
