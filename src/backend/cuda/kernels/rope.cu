@@ -1,6 +1,8 @@
-// Rope and RopeKvWrite: a warp per head of a row. The head goes through shared memory, so that both elements of a pair
-// are at hand whatever the layout, and global memory is read and written once, in order.
+// Rope and RopeKvWrite. Common heads take a thread per eight elements, four pairs, which meet in its registers: these
+// kernels stand between a linear and attention, and what counts is how soon they end. Other heads take a warp each and
+// go through shared memory, so that both elements of a pair are at hand whatever the layout.
 #include <array>
+#include <bit>
 
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/launch.h"
@@ -119,8 +121,88 @@ __global__ void __launch_bounds__(kWarps * 32) rope_kernel(const __grid_constant
   }
 }
 
+constexpr int kPairThreads = 128;
+
+// Eight columns of a head: four pairs that rotate, or what lies behind them. A head is head_dim / 8 threads of a warp.
+template <bool kWrite>
+__global__ void __launch_bounds__(kPairThreads) rope_pairs_kernel(const __grid_constant__ RopeParams p) {
+  const int32_t each = p.head_dim / 8, total = p.heads + 2 * p.kv_heads;
+  const int32_t index = blockIdx.y * kPairThreads + threadIdx.x, head = index / each, item = index % each;
+  const int64_t row = blockIdx.x, half = p.rotary_dim / 2;
+  ptx::launch_dependents();
+
+  const bool is_value = kWrite && head >= p.heads + p.kv_heads, in_cache = kWrite && head >= p.heads;
+  const bool rotates = !is_value && 8 * item < p.rotary_dim, apart = rotates && !p.interleaved;
+  const int32_t first = apart ? 4 * item : 8 * item, second = apart ? first + static_cast<int32_t>(half) : first + 4;
+  float angle[2][4] = {}, scale[8];
+  if (rotates && head < total) {
+    load<4>({p.cos, DType::f32}, row * half + 4 * item, angle[0]);
+    load<4>({p.sin, DType::f32}, row * half + 4 * item, angle[1]);
+  }
+  const ConstValues& weight = head < p.heads ? p.q_norm : p.k_norm;
+  const bool norm = kWrite && !is_value && weight.data != nullptr;
+  if (norm) {
+    float a[4], b[4];
+    load<4>(weight, first, a), load<4>(weight, second, b);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) scale[k] = p.offset + a[k], scale[4 + k] = p.offset + b[k];
+  }
+  int32_t position = 0, block = 0;
+  if (in_cache && head < total) position = p.positions[row], block = p.kv.block_of(p.row_seq[row], position);
+  ptx::wait_dependencies();
+
+  float x[8] = {};  // the elements from `first` on, then those from `second` on
+  if (head < total) {
+    float a[4], b[4];
+    const int64_t from = (row * total + head) * p.head_dim;
+    load<4>(p.x, from + first, a), load<4>(p.x, from + second, b);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) x[k] = a[k], x[4 + k] = b[k];
+  }
+  if constexpr (kWrite) {
+    float squares = 0;
+#pragma unroll
+    for (const float v : x) squares += v * v;
+    for (int32_t d = 1; d < each; d *= 2) squares += __shfl_xor_sync(~0u, squares, d);
+    if (norm) {
+      const float factor = 1.0f / sqrtf(squares / static_cast<float>(p.head_dim) + p.eps);
+#pragma unroll
+      for (int k = 0; k < 8; ++k) x[k] *= factor * scale[k];
+    }
+  }
+  if (head >= total || block < 0) return;  // block < 0: a row of padding
+  if (rotates) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      float& a = x[p.interleaved ? 2 * k : k];
+      float& b = x[p.interleaved ? 2 * k + 1 : 4 + k];
+      const float before = a;
+      a = a * angle[0][k] - b * angle[1][k];
+      b = b * angle[0][k] + before * angle[1][k];
+    }
+  }
+  Values y = p.y;
+  int64_t to = (row * p.heads + head) * p.head_dim;
+  if constexpr (kWrite) {
+    if (in_cache) {
+      y = is_value ? p.kv.v(block) : p.kv.k(block);
+      to = p.kv.element(head - p.heads - (is_value ? p.kv_heads : 0), position, p.head_dim);
+    }
+  }
+  store<4>(y, to + first, {x[0], x[1], x[2], x[3]});
+  store<4>(y, to + second, {x[4], x[5], x[6], x[7]});
+}
+
 template <bool kWrite>
 void run(const RopeParams& p, int64_t rows, Stream& stream) {
+  const int32_t total = p.heads + 2 * p.kv_heads, each = p.head_dim / 8;
+  if (p.head_dim % 8 == 0 && p.rotary_dim % 8 == 0 && each <= 32 && std::has_single_bit(static_cast<uint32_t>(each))) {
+    launch<rope_pairs_kernel<kWrite>>(
+        {.grid = dim3(static_cast<unsigned>(rows), blocks_for(int64_t{total} * each, kPairThreads)),
+         .block = kPairThreads},
+        p, stream);
+    return;
+  }
   const LaunchShape shape{.grid = dim3(static_cast<unsigned>(rows), blocks_for(p.heads + 2 * p.kv_heads, kWarps)),
                           .block = kWarps * 32,
                           .shared = kWarps * p.head_dim * sizeof(float)};
