@@ -285,6 +285,25 @@ class Spans(unittest.TestCase):
         self.assertIn("--otlp_traces_endpoint", made.stderr)
 
 
+class HostTier(unittest.TestCase):
+    def test_an_evicted_prompt_comes_back(self):
+        with pinion_server.Server(PINION, MODEL, "--max_seq_len", 1024, "--kv_cache_max_tokens", 1024,
+                                  "--kv_cache_host_memory_bytes", 100_000_000) as server:
+            def ask(first):
+                answer = server.complete(prompt=[first, *range(10, 610)], max_tokens=8, temperature=0)
+                return answer["choices"][0]["text"], answer["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+            computed = [ask(first) for first in range(3)]
+            self.assertEqual([cached for _, cached in computed], [0, 0, 0])
+            self.assertEqual(ask(0), (computed[0][0], 576))
+            metrics = server.metrics()
+        self.assertEqual(metrics["kv_host_hit_blocks_total"], 9)
+        self.assertGreater(metrics["kv_host_copied_in_bytes_total"], 0)
+        self.assertGreaterEqual(metrics["kv_host_copied_out_bytes_total"], metrics["kv_host_copied_in_bytes_total"])
+        self.assertGreaterEqual(metrics["kv_host_blocks_used"], 9)
+        self.assertGreater(metrics["kv_host_blocks_total"], metrics["kv_host_blocks_used"])
+
+
 class ForeignCommands(unittest.TestCase):
     """The flags of commands written for trtllm-serve, run_api_server, tritonserver and vLLM."""
 
