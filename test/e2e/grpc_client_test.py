@@ -238,8 +238,10 @@ class Grpc(unittest.TestCase):
                 client.async_stream_infer("ensemble", inputs([PROMPTS[i % 2]], STREAM(), endless, tokens=tokens),
                                           request_id=str(i))
             accepted = lambda m: m["num_requests_running"] + m["num_requests_waiting"] >= requests
+            end = time.monotonic() + 60
             while not accepted(server.metrics()):
-                time.sleep(0.005)
+                self.assertLess(time.monotonic(), end, "the requests were answered before they were all there")
+                time.sleep(0.002)
             server.process.send_signal(signal.SIGTERM)
             began = time.monotonic()
             while True:
@@ -253,8 +255,8 @@ class Grpc(unittest.TestCase):
                 texts[int(response.id)] += result.as_numpy("text_output")[0, 0].decode()
                 if response.parameters["triton_final_response"].bool_param:
                     done.add(response.id)
-            status = server.process.wait(60)
             seconds = time.monotonic() - began
+            status = server.process.wait(60)
             client.stop_stream()
             client.close()
             self.assertEqual(status, 0, server.log)
@@ -264,9 +266,9 @@ class Grpc(unittest.TestCase):
         alone = [self.client.infer("ensemble", inputs([p], *(tensor(n, *v) for n, v in (
             ("end_id", ("INT32", [-1])), ("exclude_input_in_output", ("BOOL", [True])))), tokens=200))
             .as_numpy("text_output")[0, 0].decode() for p in PROMPTS]
-        texts, done, error, _ = self.ended(8, 200)
-        self.assertEqual(texts, alone * 4)
-        self.assertEqual(done, set(map(str, range(8))))
+        texts, done, error, _ = self.ended(6, 200)
+        self.assertEqual(texts, alone * 3)
+        self.assertEqual(done, set(map(str, range(6))))
         self.assertIn("UNAVAILABLE", error.status())  # the stream itself would have taken more
         self.assertIn("the server ends", error.message())
 
