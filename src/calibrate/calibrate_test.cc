@@ -12,6 +12,7 @@
 #include "calibrate/quantize_model.h"
 #include "checkpoint/scratch_for_test.h"
 #include "graph/builder.h"
+#include "models/moe.h"
 #include "quant/quantized_checkpoint.h"
 #include "tensor/convert.h"
 
@@ -208,6 +209,77 @@ TEST(InputCollector, GoesOnWhereItWasInterrupted) {
   EXPECT_FALSE(other.load(dir / "state", "key").ok());
 }
 
+// Four experts, of which a token takes two: 0 and 1 where it is even, 0 and 2 where it is odd.
+TEST(InputCollector, AnExpertHasTheRowsThatWereSentToIt) {
+  Graph graph;
+  Builder b(graph);
+  ModelConfig c;
+  c.hidden_size = 8;
+  c.moe.experts = 4, c.moe.top_k = 2, c.moe.intermediate_size = 6;
+  const Scope w("model");
+  const Value x = b.rms_norm(b.embed(w / "embed_tokens", 16, 8), w / "norm", 1e-5f);
+  graph.logits = moe_mlp(b, c, w / "mlp", x, {});
+  InputCollector inputs(graph, 50);
+  const auto see = [&](InputCollector& to, int first, int count) {
+    for (size_t i = 0; i < graph.nodes().size(); ++i) {
+      const Node& n = graph.nodes()[i];
+      std::vector<float> rows, weights(2 * count);
+      std::vector<int32_t> ids;
+      for (int t = first; t < first + count; ++t) {
+        ids.insert(ids.end(), {0, t % 2 == 0 ? 1 : 2});
+        if (n.out[0] == x) rows.insert(rows.end(), 8, static_cast<float>(t));
+        for (const int slot : {0, 1}) {
+          if (std::holds_alternative<MoeLinear>(n.op)) rows.insert(rows.end(), 6, static_cast<float>(10 * t + slot));
+        }
+      }
+      const bool hidden = std::holds_alternative<MoeLinear>(n.op) && !std::get<MoeLinear>(n.op).per_slot;
+      if (std::holds_alternative<MoeRoute>(n.op)) {
+        const TensorView out[] = {{ids.data(), DType::i32, Shape{count, 2}}, view(weights, 2)};
+        to.see(i, out);
+      } else if (n.out[0] == x || hidden) {
+        const TensorView out = view(rows, hidden ? 12 : 8);
+        to.see(i, std::span(&out, 1));
+      }
+    }
+  };
+  const auto values = [](const InputStatistics* s) {
+    std::set<float> out;
+    for (int64_t i = 0; i < std::ssize(s->sample); i += s->cols) out.insert(s->sample[i]);
+    return out;
+  };
+  see(inputs, 0, 10);
+  const ScratchDir dir;
+  ASSERT_TRUE(inputs.save(dir / "state", "key", 1).ok());
+  InputCollector rest(graph, 50);
+  EXPECT_EQ(*rest.load(dir / "state", "key"), 1);
+  see(inputs, 10, 23), see(rest, 10, 23);
+  for (const InputCollector* seen : {&inputs, &rest}) {
+    const auto find = [&](int e, const char* name) {
+      return seen->find("model.mlp.experts." + std::to_string(e) + "." + name + ".weight");
+    };
+    std::set<float> all, even, odd_hidden, hidden;
+    for (int t = 0; t < 33; ++t) {
+      all.insert(static_cast<float>(t));
+      if (t % 2 == 0) even.insert(static_cast<float>(t));
+      hidden.insert({static_cast<float>(10 * t), static_cast<float>(10 * t + 1)});
+      if (t % 2 == 1) odd_hidden.insert(static_cast<float>(10 * t + 1));
+    }
+    for (const char* name : {"gate_proj", "up_proj"}) {
+      EXPECT_EQ(values(find(0, name)), all);
+      EXPECT_EQ(values(find(1, name)), even);
+      EXPECT_EQ(find(2, name)->seen, 16);
+      EXPECT_EQ(find(2, name)->absmax, 31);
+      EXPECT_EQ(find(1, name)->absmax, 32);
+      // No token came to the last one: it has what the layer saw.
+      EXPECT_EQ(values(find(3, name)), all);
+    }
+    EXPECT_EQ(values(find(2, "down_proj")), odd_hidden);
+    EXPECT_EQ(find(3, "down_proj")->seen, 66);
+    EXPECT_EQ(find(3, "down_proj"), seen->find_layer("model.mlp.experts.0.down_proj.weight"));
+    EXPECT_EQ(find(3, "down_proj")->absmax, 321);
+  }
+}
+
 // One outlier in 64,000 numbers: the largest magnitude is its own, 99.99 % of them and the least error leave it out.
 TEST(InputRange, CanLeaveOutliersOut) {
   std::mt19937 random(9);
@@ -272,7 +344,7 @@ TEST(FoldScales, LeavesTheFunctionAsItWas) {
     before.inputs["model.up_proj.weight"] = before.inputs["model.gate_proj.weight"];
     scaled = before;
     ASSERT_TRUE(fold_scales(*checkpoint, m.graph, linears, scaling, {.group = 32}, scaled).ok());
-    const std::vector<float>& folded = scaled.vectors.at("model.norm.weight");
+    const std::vector<float>& folded = scaled.changed.at("model.norm.weight");
     const auto &gate = scaled.weights["model.gate_proj.weight"], &up = scaled.weights["model.up_proj.weight"],
                &down = scaled.weights["model.down_proj.weight"];
     float most = 1;

@@ -14,49 +14,129 @@
 
 namespace pinion {
 
+namespace {
+
+// Most rows of a sample that one of so many experts keeps.
+int64_t expert_rows(int64_t sample_rows, const MoeLinear& op) {
+  constexpr int64_t kLeast = 64;
+  return std::min(sample_rows, std::max(kLeast, sample_rows * op.top_k / op.experts));
+}
+
+std::vector<float> as_floats(const TensorView& t) {
+  std::vector<float> out(t.shape.elements());
+  for (size_t i = 0; i < out.size(); ++i) out[i] = load_f32(t.data, t.dtype, static_cast<int64_t>(i));
+  return out;
+}
+
+}  // namespace
+
 InputCollector::InputCollector(const Graph& graph, int64_t sample_rows) : graph_(graph), sample_rows_(sample_rows) {
-  for (const Node& n : graph.nodes()) {
+  const auto collect = [&](const Key& key, int64_t cols) {
+    InputStatistics& s = values_[key];
+    s.cols = cols;
+    s.column_absmax.assign(cols, 0);
+  };
+  std::map<int32_t, size_t> producer;
+  for (size_t i = 0; i < graph.nodes().size(); ++i) {
+    const Node& n = graph.nodes()[i];
+    for (const Value v : n.out) producer[v.id] = i;
     if (std::holds_alternative<Attention>(n.op) && n.in.size() == 3) cached_[n.in[1].id] = cached_[n.in[2].id] = 0;
-    if (!std::holds_alternative<Linear>(n.op)) continue;
-    for (const WeightPart& part : n.weights[0].parts) inputs_[part.name] = n.in[0].id;
-    InputStatistics& s = values_[n.in[0].id];
-    s.cols = std::get<Linear>(n.op).in;
-    s.column_absmax.assign(s.cols, 0);
+    if (const auto* linear = std::get_if<Linear>(&n.op)) {
+      for (const WeightPart& part : n.weights[0].parts) inputs_[part.name] = {.value = n.in[0].id};
+      collect({.value = n.in[0].id}, linear->in);
+    } else if (const auto* moe = std::get_if<MoeLinear>(&n.op)) {
+      const int32_t x = n.in[0].id;
+      routed_.push_back({.x = n.in[0], .ids = n.in[1], .op = *moe, .rows = {}, .experts = {}});
+      routed_.back().x_first = producer.contains(x) && producer[x] < producer[n.in[1].id];
+      collect({.value = x}, moe->in);
+      for (int32_t e = 0; e < moe->experts; ++e) collect({x, e}, moe->in);
+      // Parts are lists of all experts, one after another: all gates, all ups.
+      for (size_t i = 0; i < n.weights[0].parts.size(); ++i) {
+        const WeightPart& part = n.weights[0].parts[i];
+        inputs_[part.name] = {x, part.stack > 0 ? kAll : static_cast<int32_t>(static_cast<int64_t>(i) % moe->experts)};
+        if (!part.fused.name.empty()) inputs_[part.fused.name] = {.value = x};
+      }
+    }
   }
+}
+
+// Reservoir sampling (Vitter's algorithm R): row number `seen` replaces a random one with its due chance.
+void InputCollector::add_row(InputStatistics& s, int64_t sample_rows, const float* row) {
+  int64_t place = s.seen++;
+  if (place >= sample_rows) place = std::uniform_int_distribution<int64_t>(0, place)(random_);
+  const bool keep = place < sample_rows;
+  if (keep && std::ssize(s.sample) < (place + 1) * s.cols) s.sample.resize((place + 1) * s.cols);
+  for (int64_t k = 0; k < s.cols; ++k) {
+    s.column_absmax[k] = std::max(s.column_absmax[k], std::fabs(row[k]));
+    if (keep) s.sample[place * s.cols + k] = row[k];
+  }
+}
+
+void InputCollector::add_rows(const Key& key, const TensorView& rows) {
+  InputStatistics& s = values_.at(key);
+  const std::vector<float> values = as_floats(rows);
+  for (size_t i = 0; i < values.size(); i += s.cols) add_row(s, sample_rows_, values.data() + i);
+  s.absmax = *std::ranges::max_element(s.column_absmax);
+}
+
+void InputCollector::add_routed(const Routed& r, std::span<const float> rows, std::span<const int32_t> experts) {
+  InputStatistics& all = values_.at({.value = r.x.id});
+  std::vector<InputStatistics*> own(r.op.experts);
+  for (int32_t e = 0; e < r.op.experts; ++e) own[e] = &values_.at({r.x.id, e});
+  for (size_t slot = 0; slot < experts.size(); ++slot) {
+    const int64_t e = experts[slot] - r.op.first_expert;
+    if (e < 0 || e >= r.op.experts) continue;
+    const float* row = rows.data() + (r.op.per_slot ? slot : slot / r.op.top_k) * r.op.in;
+    add_row(*own[e], expert_rows(sample_rows_, r.op), row);
+    if (r.op.per_slot) add_row(all, sample_rows_, row);  // elsewhere each token's one row is added as it comes
+  }
+  for (InputStatistics* s : own) s->absmax = *std::ranges::max_element(s->column_absmax);
+  all.absmax = *std::ranges::max_element(all.column_absmax);
 }
 
 void InputCollector::see(size_t node, std::span<const TensorView> outputs) {
   const Node& n = graph_.nodes()[node];
   for (size_t i = 0; i < n.out.size(); ++i) {
-    if (const auto cached = cached_.find(n.out[i].id); cached != cached_.end()) {
-      for (int64_t k = 0; k < outputs[i].shape.elements(); ++k)
-        cached->second = std::max(cached->second, std::fabs(load_f32(outputs[i].data, outputs[i].dtype, k)));
-    }
-    const auto it = values_.find(n.out[i].id);
-    if (it == values_.end()) continue;
-    InputStatistics& s = it->second;
     const TensorView& t = outputs[i];
-    for (int64_t row = 0; row < t.shape[0]; ++row, ++s.seen) {
-      // Reservoir sampling (Vitter's algorithm R): row number `seen` replaces a random one with its due chance.
-      int64_t place = s.seen;
-      if (place >= sample_rows_) place = std::uniform_int_distribution<int64_t>(0, s.seen)(random_);
-      const bool keep = place < sample_rows_;
-      if (keep && std::ssize(s.sample) < (place + 1) * s.cols) s.sample.resize((place + 1) * s.cols);
-      for (int64_t k = 0; k < s.cols; ++k) {
-        const float v = load_f32(t.data, t.dtype, row * s.cols + k);
-        s.column_absmax[k] = std::max(s.column_absmax[k], std::fabs(v));
-        if (keep) s.sample[place * s.cols + k] = v;
+    if (const auto cached = cached_.find(n.out[i].id); cached != cached_.end()) {
+      for (int64_t k = 0; k < t.shape.elements(); ++k)
+        cached->second = std::max(cached->second, std::fabs(load_f32(t.data, t.dtype, k)));
+    }
+    const Key key{.value = n.out[i].id};
+    bool slots = false;
+    for (Routed& r : routed_) {
+      if (n.out[i] == r.x) {
+        slots = slots || r.op.per_slot;
+        if (r.x_first) {
+          r.rows = as_floats(t);
+        } else {
+          add_routed(r, as_floats(t), r.experts);
+        }
+      } else if (n.out[i] == r.ids) {
+        const auto* ids = t.as<int32_t>();
+        r.experts.assign(ids, ids + t.shape.elements());
+        if (r.x_first) add_routed(r, r.rows, r.experts);
       }
     }
-    s.absmax = *std::ranges::max_element(s.column_absmax);
+    if (values_.contains(key) && !slots) add_rows(key, t);
   }
+}
+
+const InputStatistics* InputCollector::at(const Key& key, int64_t least) const {
+  const auto it = values_.find(key);
+  return it == values_.end() || it->second.seen < least ? nullptr : &it->second;
 }
 
 const InputStatistics* InputCollector::find(const std::string& weight) const {
   const auto it = inputs_.find(weight);
   if (it == inputs_.end()) return nullptr;
-  const auto value = values_.find(it->second);
-  return value == values_.end() || value->second.seen == 0 ? nullptr : &value->second;
+  const InputStatistics* own = it->second.expert == kAll ? nullptr : at(it->second, kLeastExpertRows);
+  return own != nullptr ? own : find_layer(weight);
+}
+
+const InputStatistics* InputCollector::find_layer(const std::string& weight) const {
+  const auto it = inputs_.find(weight);
+  return it == inputs_.end() ? nullptr : at({.value = it->second.value}, 1);
 }
 
 std::map<std::string, float> InputCollector::kv_scales() const {
@@ -73,13 +153,17 @@ std::map<std::string, float> InputCollector::kv_scales() const {
 
 namespace {
 
-constexpr std::string_view kFormat = "pinion calibration 2";
+constexpr std::string_view kFormat = "pinion calibration 3";
 
-std::string sample_name(int32_t value) {
-  return fmt::format("value.{}", value);
+// "7" is the value 7, "7.3" what of it went to the expert 3.
+std::string key_name(int32_t value, int32_t expert) {
+  return expert < 0 ? fmt::format("{}", value) : fmt::format("{}.{}", value, expert);
 }
-std::string columns_name(int32_t value) {
-  return fmt::format("columns.{}", value);
+std::string sample_name(const std::string& key) {
+  return "value." + key;
+}
+std::string columns_name(const std::string& key) {
+  return "columns." + key;
 }
 
 }  // namespace
@@ -89,8 +173,9 @@ Status InputCollector::save(const std::filesystem::path& file, const std::string
   random << random_;
   Json state{{"format", kFormat}, {"key", key}, {"texts", texts}, {"random", random.str()}};
   std::vector<TensorToWrite> tensors;
-  for (const auto& [value, s] : values_) {
-    state["values"][std::to_string(value)] = {{"seen", s.seen}, {"absmax", s.absmax}};
+  for (const auto& [of, s] : values_) {
+    const std::string value = key_name(of.value, of.expert);
+    state["values"][value] = {{"seen", s.seen}, {"absmax", s.absmax}};
     tensors.push_back({columns_name(value), DType::f32, {s.cols}, std::as_bytes(std::span(s.column_absmax))});
     if (s.sample.empty()) continue;
     tensors.push_back(
@@ -115,9 +200,10 @@ Result<int64_t> InputCollector::load(const std::filesystem::path& file, const st
     if (state.at("format") != kFormat) return foreign("its format is another");
     if (state.at("key") != key) return foreign("another model, data set or option");
     auto values = values_;
-    for (auto& [value, s] : values) {
-      const Json& of = state.at("values").at(std::to_string(value));
-      s.seen = of.at("seen"), s.absmax = of.at("absmax");
+    for (auto& [of, s] : values) {
+      const std::string value = key_name(of.value, of.expert);
+      const Json& counts = state.at("values").at(value);
+      s.seen = counts.at("seen"), s.absmax = counts.at("absmax");
       const auto columns = saved.tensors().find(columns_name(value));
       if (columns == saved.tensors().end() || columns->second.dtype != DType::f32 ||
           columns->second.shape != std::vector<int64_t>{s.cols}) {

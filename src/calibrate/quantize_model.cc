@@ -54,7 +54,8 @@ Result<std::vector<LinearTensor>> list_linears(const Checkpoint& checkpoint, con
     const bool experts = std::holds_alternative<MoeLinear>(n.op), lookup = std::holds_alternative<Embed>(n.op);
     if (lookup && (!options.embedding || std::get<Embed>(n.op).positions)) continue;
     if (!experts && !lookup && !std::holds_alternative<Linear>(n.op)) continue;
-    for (const WeightPart& part : n.weights[0].parts) {
+    for (size_t piece = 0; piece < n.weights[0].parts.size(); ++piece) {
+      const WeightPart& part = n.weights[0].parts[piece];
       std::string tensor = checkpoint_name(checkpoint, part.name);
       const bool fused = tensor.empty() && !part.fused.name.empty();
       if (fused) tensor = checkpoint_name(checkpoint, part.fused.name);
@@ -64,7 +65,8 @@ Result<std::vector<LinearTensor>> list_linears(const Checkpoint& checkpoint, con
       const std::string module = module_of(tensor);
       // The head decides every token and routers are tiny: formats of others leave them in floats too.
       const bool head = graph.spec(n.out[0]).rows == Rows::outputs;
-      if ((head && !options.head) || scores.contains(n.out[0].id) || is_excluded(module, options)) {
+      const bool gate = !lookup && n.weights[0].rows == 1;  // a shared expert's: a vector
+      if ((head && !options.head) || gate || scores.contains(n.out[0].id) || is_excluded(module, options)) {
         ignored.push_back(module);
         continue;
       }
@@ -74,16 +76,13 @@ Result<std::vector<LinearTensor>> list_linears(const Checkpoint& checkpoint, con
                                    : "weights that are stored transposed cannot be quantised yet",
                     module, "leave it out with --exclude_modules \"" + module + "\"");
       }
-      if (experts && options.format->needs_inputs) {
-        return fail(Errc::unsupported, fmt::format("{} cannot be calibrated for experts yet", options.format->name),
-                    module, "take a format that needs no calibration, or --exclude_modules");
-      }
       out.push_back({.module = module,
                      .tensor = tensor,
-                     .part = part.name,
+                     .part = experts && fused ? part.fused.name : part.name,
                      .rows = fused ? part.fused.rows : part.rows,
                      .cols = n.weights[0].cols,
                      .node = i,
+                     .piece = piece,
                      .fused = fused,
                      .plain = head || lookup});
     }
@@ -206,6 +205,9 @@ Result<QuantizedModel> quantize_model(const Checkpoint& checkpoint, const Model&
     if (calibrated) {
       PINION_TRY(scaled.weights[l.tensor], read_floats(checkpoint, l.tensor, l.rows * l.cols));
       scaled.inputs[l.tensor] = *seen;
+      if (std::holds_alternative<MoeLinear>(model.graph.nodes()[l.node].op) && !scaled.experts.contains(l.node)) {
+        scaled.experts[l.node] = *inputs->find_layer(l.part);
+      }
     }
   }
   if (options.format->scaling != InputScaling::none) {
@@ -271,9 +273,11 @@ Result<QuantizedModel> quantize_model(const Checkpoint& checkpoint, const Model&
     }
     replaced.insert(linears[i].tensor);
   }
-  for (auto& [name, values] : scaled.vectors) {
+  for (auto& [name, values] : scaled.changed) {
     const auto bytes = std::as_bytes(std::span(values));
-    out.made.push_back({name, DType::f32, {std::ssize(values)}, {bytes.begin(), bytes.end()}});
+    PINION_TRY(const TensorRef before, checkpoint.tensor(name));
+    out.made.push_back(
+        {name, DType::f32, {before.shape.dims().begin(), before.shape.dims().end()}, {bytes.begin(), bytes.end()}});
     replaced.insert(name);
   }
   for (const auto& [name, scale] : options.kv_scales) {

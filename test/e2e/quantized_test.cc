@@ -108,6 +108,52 @@ TEST(Quantized, ExpertsStayPacked) {
   }
 }
 
+// Calibrated experts: what is folded into norms, routers and up projections changes no function, and AWQ's searches
+// lower the error of the outputs. What is calibrated for a layer's experts is what was sent to them.
+TEST(Quantized, ExpertsAreCalibrated) {
+  for (const auto& [family, router] : {std::pair{"mixtral", "block_sparse_moe.gate"},
+                                       {"qwen2_moe", "mlp.shared_expert_gate"},
+                                       {"qwen3_moe", "mlp.gate"}}) {
+    SCOPED_TRACE(family);
+    const Scratch scratch;
+    const Backend& cpu = *find_backend("cpu");
+    const CompiledModel slow(families / family, cpu, {.dtype = DType::f32, .disabled_passes = {"all"}}, limits);
+    InputCollector inputs(slow.engine().graph(), 256);
+    slow.executor().observe([&](size_t node, std::span<const TensorView> out) { inputs.see(node, out); });
+    SequenceRunner runner(slow.executor());
+    for (int32_t text = 0; text < 12; ++text) {
+      std::vector<int32_t> tokens;
+      for (int32_t i = 0; i < 60; ++i) tokens.push_back((i * i * 7 + text * 31 + i * 13) % 150);
+      runner.run(tokens, 0, 60);
+    }
+    const std::vector<float> want = logits(slow);
+    const double largest = farthest(want, std::vector<float>(want.size(), 0));
+    const Checkpoint checkpoint = *Checkpoint::open(families / family);
+    const Model model = *build_model(checkpoint.config(), "config.json");
+    std::map<std::string, double> error;
+    for (const auto& [format, allowed] :
+         {std::pair{"int8_sq", 0.05}, {"int4_wo", 0.6}, {"int4_awq", 0.6}, {"int4_gptq", 0.6}}) {
+      SCOPED_TRACE(format);
+      QuantizeModelOptions options{.format = *find_quant_format(format)};
+      options.encode = options.format->defaults;
+      options.encode.group = 0, options.encode.input = InputQuant::none;
+      const auto made = quantize_model(checkpoint, model, options, &inputs);
+      ASSERT_TRUE(made.ok()) << made.error().message;
+      for (const LinearReport& l : made->report) error[format] += l.error / static_cast<double>(made->report.size());
+      ASSERT_TRUE(write_hf_checkpoint(scratch / format, made->config, made->tensors, {}).ok());
+      const CompiledModel m(scratch / format, cpu, {.dtype = DType::f32, .packed = false}, limits);
+      EXPECT_LT(farthest(logits(m), want), allowed * largest);
+      const bool folds = options.format->scaling != InputScaling::none;
+      for (const char* floats : {"input_layernorm", "post_attention_layernorm", router}) {
+        const std::string name = std::string("model.layers.0.") + floats + ".weight";
+        EXPECT_EQ(std::ranges::count(made->made, name, &ExportedTensor::name), folds) << name;
+      }
+    }
+    EXPECT_LT(error["int4_awq"], 0.9 * error["int4_wo"]);
+    EXPECT_LT(error["int4_gptq"], 0.9 * error["int4_wo"]);
+  }
+}
+
 // Rounded inputs move the logits, a little, and both backends alike: a number on the other side of a step is one step
 // of one input.
 TEST(Quantized, InputsAreRoundedWhereTheFormatSaysSo) {
