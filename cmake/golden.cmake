@@ -27,8 +27,4 @@ endfunction()
 
 golden_unpack(${PROJECT_SOURCE_DIR}/test/golden/golden.tar.xz ${golden_dir})
 golden_unpack(${PROJECT_SOURCE_DIR}/test/golden/quantized/checkpoints.tar.xz ${golden_dir}/quantized)
-
-# What the archive has wrong lies right in corrected/, whose README says why.
-set(golden_corrected ${PROJECT_SOURCE_DIR}/test/golden/corrected)
-configure_file(${golden_corrected}/falcon_rw_alibi.safetensors
-  ${golden_dir}/families/falcon_rw_alibi/golden.safetensors COPYONLY)
+golden_unpack(${PROJECT_SOURCE_DIR}/test/golden/jinja.tar.xz ${golden_dir}/jinja)

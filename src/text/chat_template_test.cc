@@ -1,5 +1,5 @@
-// Templates against what jinja2 renders (testdata/jinja_cases.json, made by test/golden/make_jinja_cases.py), loading,
-// and templates that attack the engine.
+// Templates against what jinja2 renders (golden/jinja/jinja_cases.json, made by test/golden/make_jinja_cases.py),
+// loading, and templates that attack the engine.
 #include "text/chat_template.h"
 
 #include <gtest/gtest.h>
@@ -46,7 +46,7 @@ OrderedJson default_context() {
 }
 
 TEST(ChatTemplate, RendersAsJinja2) {
-  auto cases = read_ordered_json_file(std::string(PINION_SOURCE_DIR) + "/src/text/testdata/jinja_cases.json");
+  auto cases = read_ordered_json_file(std::string(PINION_GOLDEN_DIR) + "/jinja/jinja_cases.json");
   ASSERT_TRUE(cases.ok()) << cases.error().message;
   ASSERT_GT((*cases)["cases"].size(), 800u);
   OrderedJson context = default_context();

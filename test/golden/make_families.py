@@ -105,7 +105,7 @@ FAMILIES = {
 def write(directory, architecture, options, seed):
     torch.manual_seed(seed)
     cls = getattr(transformers, architecture)
-    # Eager attention would add Falcon's ALiBi twice, see corrected/README.md.
+    # Eager attention would add Falcon's ALiBi twice, see docs/adr/0006-falcon-alibi-once.md.
     attention = "sdpa" if options.get("alibi") else "eager"
     config = cls.config_class(**options, architectures=[architecture], attn_implementation=attention)
     model = cls(config).eval()

@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
-"""Writes src/text/testdata/jinja_cases.json: templates and what the real jinja2 renders, in the environment that
-transformers sets up for chat templates. Needs jinja2 (made with 3.1.6): python3 make_jinja_cases.py"""
+"""Writes DIR/jinja_cases.json: templates and what the real jinja2 renders, in the environment that transformers sets up
+for chat templates. Needs jinja2 (made with 3.1.6):
+
+    python3 make_jinja_cases.py DIR && ./pack DIR jinja.tar.xz
+"""
 import json
 import pathlib
+import sys
 
 import jinja2
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-HERE = pathlib.Path(__file__).resolve().parent
-OUT = HERE.parent.parent / "src" / "text" / "testdata" / "jinja_cases.json"
+OUT = pathlib.Path(sys.argv[1]) / "jinja_cases.json"
 
 
 class Generation(Extension):
