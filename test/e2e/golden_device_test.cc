@@ -16,6 +16,7 @@
 #include "backend/all/backends.h"
 #include "checkpoint/safetensors.h"
 #include "compiler/compiler.h"
+#include "device_backend.h"
 #include "golden_file.h"
 #include "runtime/engine_executor.h"
 #include "test_data.h"
@@ -31,15 +32,6 @@ struct Case {
   bool portable = false;
   std::string name() const { return family + "_" + (portable ? "portable" : std::string(pinion::name(dtype))); }
 };
-
-const Backend* device_backend() {
-  for (const Backend* b : backends()) {
-    if (b->probe().empty()) continue;
-    auto device = b->open({});
-    if (device.ok() && !(*device)->host_visible()) return b;
-  }
-  return nullptr;
-}
 
 // One sequence in its own blocks, fed piece by piece.
 class Feed {
