@@ -64,6 +64,26 @@ TEST(GgufBlocks, DecodeToTheBitsOfTheReference) {
   EXPECT_EQ(seen, 5);
 }
 
+// A scale that is NaN or infinite is named; a negative one is meant.
+TEST(GgufBlocks, BadScalesAreNamed) {
+  for (const auto& [half, message] : {std::pair{0x7e00, "the scale 0 is nan (model.embed_tokens"},
+                                      {0x7c00, "the scale 0 is inf (model.embed_tokens"},
+                                      {0xbc00, "read"}}) {
+    GgufBytes b;
+    b.string("general.architecture", "qwen2").u32("qwen2.embedding_length", 32).u32("qwen2.block_count", 1);
+    b.u32("qwen2.feed_forward_length", 8).u32("qwen2.attention.head_count", 1).u32("qwen2.context_length", 64);
+    b.tensor("token_embd.weight", {32, 1}, 8, GgufBytes::number(static_cast<uint16_t>(half)) + std::string(32, 5));
+    const fs::path file = scratch("scales.gguf");
+    std::ofstream(file, std::ios::binary) << b.bytes();
+    const auto checkpoint = Checkpoint::open_gguf(file);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
+    const auto m = QuantizedCheckpoint::open(*checkpoint)->read("model.embed_tokens");
+    const std::string got = m ? "read" : m.error().message;
+    EXPECT_NE(got.find(message), std::string::npos) << got;
+    fs::remove(file);
+  }
+}
+
 Result<Tokenizer> tokenizer_of(const GgufBytes& b) {
   const fs::path file = scratch("tokenizer.gguf"), dir = scratch("tokenizer");
   std::ofstream(file, std::ios::binary) << b.bytes();

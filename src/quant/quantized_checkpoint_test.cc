@@ -154,6 +154,9 @@ TEST(QuantizedCheckpoint, RefusesUnknownSettingsByName) {
       {"awq", "zero_point", "yes", "zero_point"},
       {"gptq_4bit", "bits", 5, "GPTQ with 5 bits"},
       {"gptq_4bit", "bits", 8, "up_proj"},
+      {"gptq_4bit", "group_size", 48, "4 bits in groups of 48"},
+      {"gptq_4bit", "group_size", 16, "model.layers.0.mlp.up_proj.scales"},
+      {"gptq_4bit", "group_size", 0, "group_size"},
       {"gptq_4bit", "checkpoint_format", "marlin", "\"marlin\" is not supported"},
       {"gptq_4bit", "dynamic", {{"up_proj", {{"bits", 8}}}}, "settings of their own for \"up_proj\""},
       {"ct_w4a16", "format", "marlin-24", "\"marlin-24\" is not supported"},
@@ -240,55 +243,93 @@ TEST(QuantizedCheckpoint, BadTensorsAreNamed) {
   EXPECT_NE(m.error().message.find("a.weight_outliers"), std::string::npos) << m.error().message;
 }
 
-// NaN as each type of scales has it.
-std::string nan_bytes(DType type) {
+// A number as each type of scales has it; empty: the type has none such.
+std::string bytes_of(DType type, float value) {
+  const auto same = [&](std::string_view zero, std::string_view infinity, std::string_view nan) {
+    return std::string(value == 0 ? zero : std::isnan(value) ? nan : infinity);
+  };
   switch (type) {
     case DType::f16:
-      return {"\0\x7e", 2};
+      return same({"\0\0", 2}, {"\0\x7c", 2}, {"\0\x7e", 2});
     case DType::bf16:
-      return {"\xc0\x7f", 2};
+      return same({"\0\0", 2}, "\x80\x7f", "\xc0\x7f");
     case DType::f8_e4m3:
-      return {"\x7f", 1};
+      return same({"\0", 1}, "", "\x7f");
     case DType::f8_e8m0:
     case DType::u8:
-      return {"\xff", 1};
+      return same("", "", "\xff");
     default:
-      return {"\0\0\xc0\x7f", 4};
+      return {reinterpret_cast<const char*>(&value), sizeof value};
   }
 }
 
-TEST(QuantizedCheckpoint, ANanAmongTheScalesIsNamedWhateverToolWroteThem) {
+// The error of reading `module` of a fixture whose `tensor` begins with `value`; "read" when there is none.
+std::string error_with(const char* fixture, const std::string& module, const std::string& tensor,
+                       const std::string& value) {
+  const ScratchDir dir;
+  fs::copy(kFixtures / fixture, dir.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+  const fs::path file = dir / "model.safetensors";
+  std::string bytes = slurp(file);
+  {
+    const auto opened = SafetensorsFile::open(file);
+    uint64_t header = 0;
+    std::memcpy(&header, bytes.data(), sizeof header);
+    bytes.replace(8 + header + opened->tensors().at(tensor).begin, value.size(), value);
+  }
+  fs::remove(file);
+  spit(file, bytes);
+  const auto checkpoint = Checkpoint::open(dir.path());
+  if (!checkpoint) return checkpoint.error().message;
+  const auto m = QuantizedCheckpoint::open(*checkpoint)->read(module);
+  return m ? "read" : m.error().message;
+}
+
+TEST(QuantizedCheckpoint, ABadScaleIsNamedWhateverToolWroteIt) {
   for (const Fixture& f : kAll) {
     SCOPED_TRACE(f.name);
-    const ScratchDir dir;
-    fs::copy(kFixtures / f.name, dir.path(), fs::copy_options::recursive | fs::copy_options::overwrite_existing);
-    const fs::path file = dir / "model.safetensors";
-    std::string bytes = slurp(file), module;
-    const auto opened = SafetensorsFile::open(file);
+    const auto opened = SafetensorsFile::open(kFixtures / f.name / "model.safetensors");
     ASSERT_TRUE(opened.ok()) << opened.error().message;
+    std::string module, scales;
+    DType type = DType::f32;
     for (const auto& [name, info] : opened->tensors()) {
-      size_t end = std::string::npos;
       for (const std::string_view suffix : {".scales", ".weight_scale", ".weight_scale_inv", "_scales"}) {
-        if (name.ends_with(suffix)) end = name.size() - suffix.size();
+        if (module.empty() && name.ends_with(suffix)) {
+          module = name.substr(0, name.size() - suffix.size()), scales = name, type = info.dtype;
+        }
       }
-      if (end == std::string::npos) continue;
-      module = name.substr(0, end);
-      uint64_t header = 0;
-      std::memcpy(&header, bytes.data(), sizeof header);
-      const std::string nan = nan_bytes(info.dtype);
-      bytes.replace(8 + header + info.begin, nan.size(), nan);
-      break;
     }
     ASSERT_NE(module, "");
-    fs::remove(file);
-    spit(file, bytes);
-    const auto checkpoint = Checkpoint::open(dir.path());
-    ASSERT_TRUE(checkpoint.ok()) << checkpoint.error().message;
-    const auto quantized = QuantizedCheckpoint::open(*checkpoint);
-    ASSERT_TRUE(quantized.ok()) << quantized.error().message;
-    const auto m = quantized->read(module);
-    ASSERT_FALSE(m.ok());
-    EXPECT_NE(m.error().message.find("the scale 0 is nan (" + module), std::string::npos) << m.error().message;
+    for (const float value : {NAN, INFINITY, 0.0f}) {
+      const std::string bytes = bytes_of(type, value);
+      if (bytes.empty()) continue;
+      const std::string error = error_with(f.name, module, scales, bytes);
+      const std::string want = std::string("the scale 0 is ") + (std::isnan(value) ? "nan" : "inf") + " (" + module;
+      EXPECT_NE(error.find(value == 0 ? "read" : want), std::string::npos) << value << ": " << error;
+    }
+  }
+}
+
+TEST(QuantizedCheckpoint, BadNumbersBesideTheScalesAreNamed) {
+  const struct {
+    const char *fixture, *tensor;
+    std::vector<float> values;
+    const char* message;
+  } cases[] = {{"ct_fp8_tensor", "input_scale", {0, NAN, INFINITY, -1}, "the input scale is"},
+               {"hf_fp8_tensor", "input_scale", {0, NAN, INFINITY, -1}, "the input scale is"},
+               {"modelopt_mixed", "input_scale", {0, NAN, INFINITY, -1}, "the input scale is"},
+               {"modelopt_nvfp4", "weight_scale_2", {0, NAN, INFINITY, -1}, "the tensor's scale is"},
+               {"ct_nvfp4", "weight_global_scale", {0, NAN, INFINITY, -1}, "the tensor's scale is"},
+               {"modelopt_w4a16_awq", "pre_quant_scale", {NAN, INFINITY}, "an input multiplier is"},
+               {"hf_fp8_block", "weight", {NAN}, "an fp8 weight is NaN"},
+               {"gptq_4bit_act_order", "g_idx", {NAN}, "a column's group is not in 0 … 1"}};
+  for (const auto& c : cases) {
+    for (const float value : c.values) {
+      const bool fp8 = c.tensor == std::string_view("weight");
+      const std::string error = error_with(c.fixture, kUp, std::string(kUp) + "." + c.tensor,
+                                           bytes_of(fp8 ? DType::f8_e4m3 : DType::f32, value));
+      EXPECT_NE(error.find(c.message), std::string::npos) << c.fixture << " " << value << ": " << error;
+      EXPECT_NE(error.find(kUp), std::string::npos) << c.fixture << " " << value << ": " << error;
+    }
   }
 }
 
