@@ -29,6 +29,16 @@ except KeyboardInterrupt:
         pass
     print(llm.stats().requests_cancelled, len(llm.generate([5, 6, 7], SamplingParams(max_tokens=3)).outputs))
 """
+LOADS = """
+import sys
+from pinion import LLM
+llm = None
+print("loading", flush=True)
+try:
+    llm = LLM(sys.argv[1])
+except KeyboardInterrupt:
+    print("nothing" if llm is None else "loaded", flush=True)
+"""
 ENDS_EARLY = """
 import sys
 from pinion import LLM, SamplingParams
@@ -71,9 +81,9 @@ class Wheel(unittest.TestCase):
         self.assertIn("Prompt: 'The capital of France is', Generated text: ", out)
         self.assertIn("lora_dir", out)
 
-    def start(self, program):
-        return subprocess.Popen([sys.executable, "-c", program, self.engine], env=self.environment, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def start(self, program, model=None, **environment):
+        return subprocess.Popen([sys.executable, "-c", program, model or self.engine], env=self.environment | environment,
+                                text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def test_ctrl_c_ends_a_generation_and_the_model_goes_on(self):
         program = self.start(LONG)
@@ -84,6 +94,13 @@ class Wheel(unittest.TestCase):
         out, error = program.communicate(timeout=60)
         self.assertLess(time.monotonic() - began, 10)
         self.assertEqual((program.returncode, out, error), (0, "4 1\n", ""))
+
+    def test_ctrl_c_is_heard_while_a_model_is_compiled(self):
+        program = self.start(LOADS, MODEL, PINION_CACHE=self.directory.name + "/cold")
+        self.assertEqual(program.stdout.readline(), "loading\n")
+        program.send_signal(signal.SIGINT)
+        out, error = program.communicate(timeout=60)
+        self.assertEqual((program.returncode, out, error), (0, "nothing\n", ""))
 
     def test_a_program_ends_while_its_model_works(self):
         program = self.start(ENDS_EARLY)
