@@ -149,6 +149,17 @@ TEST(Quantized, ExpertsAreCalibrated) {
         EXPECT_EQ(std::ranges::count(made->made, name, &ExportedTensor::name), folds) << name;
       }
     }
+    // Static inputs: a scale for each linear, experts too.
+    QuantizeModelOptions fixed{.format = *find_quant_format("fp8")};
+    fixed.encode = fixed.format->defaults;
+    fixed.encode.input = InputQuant::e4m3_static;
+    const auto made = quantize_model(checkpoint, model, fixed, &inputs);
+    ASSERT_TRUE(made.ok()) << made.error().message;
+    EXPECT_EQ(std::ranges::count_if(made->made, [](const auto& t) { return t.name.ends_with(".input_scale"); }),
+              made->linears);
+    ASSERT_TRUE(write_hf_checkpoint(scratch / "fixed", made->config, made->tensors, {}).ok());
+    const CompiledModel rounds(scratch / "fixed", cpu, {.dtype = DType::f32}, limits);
+    EXPECT_LT(farthest(logits(rounds), want), 0.6 * largest);
     EXPECT_LT(error["int4_awq"], 0.9 * error["int4_wo"]);
     EXPECT_LT(error["int4_gptq"], 0.9 * error["int4_wo"]);
   }
