@@ -79,7 +79,7 @@ struct Inference {
 class Call final : public grpc::ServerGenericBidiReactor, public GrpcCall, public std::enable_shared_from_this<Call> {
  public:
   Call(GrpcContext& context, grpc::GenericCallbackServerContext& rpc)
-      : context_(context), state_(context.state), path_(rpc.method()), stream_(path_ == kStreamInfer) {
+      : context_(context), state_(context.state), rpc_(rpc), path_(rpc.method()), stream_(path_ == kStreamInfer) {
     request_.method = "gRPC";
     for (const auto& [name, value] : rpc.client_metadata()) {
       const auto text = [&v = value] { return std::string(v.data(), v.size()); };
@@ -153,6 +153,10 @@ class Call final : public grpc::ServerGenericBidiReactor, public GrpcCall, publi
 
   void wake() override {
     const std::lock_guard lock(mutex_);
+    const auto stalled = std::chrono::steady_clock::now() - write_began_;
+    if (state_.draining && writing_ && !finished_ && stalled > state_.options.write_timeout) {
+      return rpc_.TryCancel();  // a reader that takes nothing would hold up the end for ever
+    }
     advance();
   }
 
@@ -296,6 +300,7 @@ class Call final : public grpc::ServerGenericBidiReactor, public GrpcCall, publi
       written_ = buffer_of(outgoing_.front());
       outgoing_.pop_front();
       writing_ = true;
+      write_began_ = std::chrono::steady_clock::now();
       if (stream_) return StartWrite(&written_);
       finished_ = true;
       return StartWriteAndFinish(&written_, grpc::WriteOptions(), grpc::Status::OK);
@@ -383,6 +388,7 @@ class Call final : public grpc::ServerGenericBidiReactor, public GrpcCall, publi
 
   GrpcContext& context_;
   ServerState& state_;
+  grpc::GenericCallbackServerContext& rpc_;  // valid while an operation is under way
   const std::string path_;
   const bool stream_;
   const GrpcMethod* method_ = nullptr;  // null: it infers
@@ -394,6 +400,7 @@ class Call final : public grpc::ServerGenericBidiReactor, public GrpcCall, publi
 
   std::mutex mutex_;
   grpc::ByteBuffer incoming_, written_;
+  std::chrono::steady_clock::time_point write_began_;
   bool read_next_ = false;  // the last message is dealt with
   bool half_closed_ = false, writing_ = false, finished_ = false;
   bool asking_ = false;   // its one answer is being made

@@ -31,7 +31,7 @@ using boost::system::error_code;
 
 constexpr auto use_tuple = asio::as_tuple(asio::use_awaitable);
 constexpr std::chrono::milliseconds accept_pause{100};  // after an error such as no descriptors left
-constexpr std::chrono::milliseconds drain_poll{10};
+constexpr std::chrono::milliseconds drain_poll{10}, stall_poll{1000};
 constexpr std::chrono::milliseconds last_words{2000};  // for what a drain's limit cuts off: each request is told
 
 }  // namespace
@@ -240,6 +240,7 @@ void Server::drain() {
   impl_->state.draining = true;
   const auto start = std::chrono::steady_clock::now();
   const auto limit = impl_->state.options.drain_timeout;
+  auto next_look = start + stall_poll;
   while (impl_->state.in_flight > 0) {
     const auto took = std::chrono::steady_clock::now() - start;
     if (limit.count() > 0 && took > limit + last_words) break;
@@ -250,6 +251,10 @@ void Server::drain() {
         if (const auto connection = entry.lock()) connection->wake();
       }
       if (impl_->grpc) impl_->grpc->wake();
+    }
+    if (impl_->grpc && start + took > next_look) {
+      impl_->grpc->wake();  // connections have timers of their own
+      next_look += stall_poll;
     }
     std::this_thread::sleep_for(drain_poll);
   }
