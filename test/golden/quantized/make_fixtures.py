@@ -498,7 +498,8 @@ def gguf_file():
 
     def random_blocks(kind, rows, cols):
         elements, size = gguf.GGML_QUANT_SIZES[kind]
-        blocks = rng.integers(0, 256, (rows, cols // elements, size), dtype=np.uint8)
+        # Rows share their codes, which compresses; each has scales of its own.
+        blocks = rng.integers(0, 256, (8, cols // elements, size), dtype=np.uint8)[np.arange(rows) % 8]
         scales = {Q.Q4_K: (4e-4, 3e-3), Q.Q5_K: (2e-4, 3e-3), Q.Q6_K: (3e-5,)}[kind]
         for i, s in enumerate(scales):
             at = 208 if kind == Q.Q6_K else 2 * i
@@ -510,7 +511,10 @@ def gguf_file():
         if kind in (Q.Q4_K, Q.Q5_K, Q.Q6_K):
             w.add_tensor(name, random_blocks(kind, rows, cols), raw_dtype=kind)
         else:
-            values = (rng.standard_normal((rows, cols)) / 16).astype(np.float32)
+            values = rng.standard_normal((rows, cols)) / 16
+            if name != "token_embd.weight":
+                values = values[np.arange(rows) % 16] * rng.uniform(0.5, 1.5, (rows, 1))
+            values = values.astype(np.float32)
             w.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
 
     norm = lambda: (1 + 0.2 * rng.standard_normal(hidden)).astype(np.float32)
