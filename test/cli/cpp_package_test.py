@@ -22,7 +22,7 @@ class Package(unittest.TestCase):
         with tempfile.TemporaryDirectory() as directory:
             root = pathlib.Path(directory)
             run(CMAKE, "--install", BUILD, "--prefix", root / "prefix")
-            run(CMAKE, "-S", EXAMPLES, "-B", root / "build", f"-DCMAKE_PREFIX_PATH={root / 'prefix'}")
+            run(CMAKE, "-G", "Ninja", "-S", EXAMPLES, "-B", root / "build", f"-DCMAKE_PREFIX_PATH={root / 'prefix'}")
             run(CMAKE, "--build", root / "build")
             run(PINION, "build", "--checkpoint_dir", MODEL, "--output_dir", root / "engine", "--no_timing")
             prompt = "The capital of France is"
