@@ -386,6 +386,8 @@ std::vector<Case> check_cases() {
                        .block_size = 32});
       cases.push_back(
           {.name = "mixed", .seqs = mixed, .heads = 8, .kv_heads = 2, .head_dim = dim, .type = type, .block_size = 16});
+      cases.push_back(
+          {.name = "few", .seqs = {{1, 2000}, {1, 33}}, .heads = 32, .kv_heads = 8, .head_dim = dim, .type = type});
     }
   }
   for (int64_t dim : {64, 128}) {
@@ -401,7 +403,22 @@ std::vector<Case> check_cases() {
     cases.push_back({.name = "alibi", .seqs = mixed, .heads = 12, .kv_heads = 12, .head_dim = dim, .alibi = 1});
     cases.push_back(
         {.name = "sinks", .seqs = mixed, .heads = 8, .kv_heads = 1, .head_dim = dim, .window = 128, .sinks = true});
+    cases.push_back({.name = "few sinks",
+                     .seqs = {{1, 1900}, {1, 0}, {2, 700}},
+                     .heads = 6,
+                     .kv_heads = 2,
+                     .head_dim = dim,
+                     .window = 300,
+                     .sinks = true});
+    cases.push_back({.name = "few softcap",
+                     .seqs = {{1, 1281}},
+                     .heads = 12,
+                     .kv_heads = 12,
+                     .head_dim = dim,
+                     .softcap = 5,
+                     .alibi = 1});
   }
+  cases.push_back({.name = "few, long", .seqs = {{1, 9000}, {1, 2100}}, .heads = 32, .kv_heads = 8, .head_dim = 64});
   cases.push_back({.name = "multi-query", .seqs = mixed, .heads = 71, .kv_heads = 1, .head_dim = 64});
   cases.push_back(
       {.name = "speculation", .seqs = {{5, 2000}, {4, 100}, {8, 1031}, {1, 77}}, .heads = 16, .kv_heads = 4});

@@ -114,7 +114,7 @@ class EngineExecutor : public Executor {
   uint64_t begun_ = 0;           // the mark after the last step's data went up
   double device_seconds_ = 0;
   std::unique_ptr<StepData> step_;
-  std::vector<RecordedStep> recorded_;  // by size
+  std::vector<RecordedStep> recorded_;  // by size, then by context
 };
 
 }  // namespace pinion

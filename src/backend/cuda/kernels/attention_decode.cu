@@ -461,20 +461,24 @@ void launch_as(unsigned grid, const DecodeParams& p, Stream& stream) {
       {.grid = grid, .block = R::kThreads, .shared = R::kShared, .cluster = kCluster}, p, stream);
 }
 
-template <class T, int Rows, int kCluster>
-DecodeLaunch launch_for(int64_t head_dim) {
-  if (head_dim <= 64) return launch_as<T, 64, Rows, kCluster>;
-  if (head_dim <= 96) return launch_as<T, 96, Rows, kCluster>;
-  if (head_dim <= 128) return launch_as<T, 128, Rows, kCluster>;
-  return launch_as<T, 256, Rows, kCluster>;
-}
+// Blocks of a cluster for heads up to 64, and for larger ones: a small head's blocks share their SMs with the linear
+// behind, whose weights then arrive in any case; a large head's take an SM each, and more of them end sooner. With long
+// contexts reading takes the time, for which every SM is wanted: clusters of large heads serve short ones alone.
+constexpr int kSmallCluster = 4, kLargeCluster = 8;
+constexpr int32_t kShortContext = 2048;
 
-constexpr int kClusterBlocks = 8;
+template <class T, int Rows, int kSmall, int kLarge>
+DecodeLaunch launch_for(int64_t head_dim) {
+  if (head_dim <= 64) return launch_as<T, 64, Rows, kSmall>;
+  if (head_dim <= 96) return launch_as<T, 96, Rows, kLarge>;
+  if (head_dim <= 128) return launch_as<T, 128, Rows, kLarge>;
+  return launch_as<T, 256, Rows, kLarge>;
+}
 
 template <class T>
 DecodeLaunch launch_for(int64_t head_dim, bool clusters, bool eight) {
-  if (clusters) return launch_for<T, 8, kClusterBlocks>(head_dim);
-  return eight ? launch_for<T, 8, 1>(head_dim) : launch_for<T, 16, 1>(head_dim);
+  if (clusters) return launch_for<T, 8, kSmallCluster, kLargeCluster>(head_dim);
+  return eight ? launch_for<T, 8, 1, 1>(head_dim) : launch_for<T, 16, 1, 1>(head_dim);
 }
 
 int64_t padded(int64_t head_dim) {
@@ -503,11 +507,12 @@ void launch_decode(const LaunchArgs& args, Stream& stream) {
                        .tickets = cuda.tickets()};
   // One tile of 8 rows serves a decode step of all but wide groups; 16 rows read the cache once for up to two.
   const bool eight = args.batch->max_seq_tokens * (op.heads / op.kv_heads) <= 8;
-  const unsigned clusters = grid / kClusterBlocks;
-  const bool few = eight && args.batch->seqs * op.kv_heads <= clusters;
+  const unsigned cluster = op.head_dim <= 64 ? kSmallCluster : kLargeCluster, clusters = grid / cluster;
+  const bool few = eight && 2 * args.batch->seqs * op.kv_heads <= clusters &&
+                   (op.head_dim <= 64 || args.batch->max_context <= kShortContext);
   const DecodeLaunch start = kv.dtype == DType::bf16 ? launch_for<__nv_bfloat16>(op.head_dim, few, eight)
                                                      : launch_for<__half>(op.head_dim, few, eight);
-  start(few ? clusters * kClusterBlocks : grid, p, stream);
+  start(few ? clusters * cluster : grid, p, stream);
 }
 
 }  // namespace pinion::cuda

@@ -30,7 +30,7 @@ __device__ inline Sequence sequence(const AttentionTask& task, int s) {
 
 // A block's part [begin, end) of the step's work, one head after another. Every head costs kHeadCost units beside those
 // it has, for its queries and the merging of its parts.
-constexpr int kHeadCost = 12;
+constexpr int kHeadCost = 28;
 
 template <int Rows>
 struct Walk {
