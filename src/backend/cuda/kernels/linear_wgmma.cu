@@ -285,8 +285,9 @@ std::vector<WgmmaPlan> linear_wgmma_plans(int64_t tokens, int64_t in, int64_t ou
     }
   }
   std::stable_sort(ranked.begin(), ranked.end(), [](const Ranked& a, const Ranked& b) { return a.cost < b.cost; });
+  constexpr size_t kTried = 6;
   std::vector<WgmmaPlan> plans;
-  for (size_t i = 0; i < std::min<size_t>(ranked.size(), 3); ++i) plans.push_back(ranked[i].plan);
+  for (size_t i = 0; i < std::min(ranked.size(), kTried); ++i) plans.push_back(ranked[i].plan);
   // Every SM one block of as many rows, whatever that leaves of the last warpgroup.
   const int64_t even = ((out + sms - 1) / sms + 7) / 8 * 8;
   if (even % 64 != 0 && even <= 64 * kMaxGroups) {
