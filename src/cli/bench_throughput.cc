@@ -1,9 +1,11 @@
 // pinion bench throughput: requests of random tokens through the engine loop, a given number in flight.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
+#include <numeric>
 #include <optional>
 
 #include "cli/bench.h"
@@ -31,6 +33,25 @@ struct Timeline {
 double ms(Clock::duration d) {
   return std::chrono::duration<double, std::milli>(d).count();
 }
+
+// The host's own work by step, apart for steps that only decode: one with prompts launches kernel by kernel.
+struct HostWork {
+  std::vector<double> decodes_us, prompts_us;
+  int32_t most = 0;  // sequences of a step
+  void add(const StepWork& w) {
+    (w.decodes ? decodes_us : prompts_us).push_back(w.seconds * 1e6);
+    most = std::max(most, w.sequences);
+  }
+  static Json figures(const std::vector<double>& us) {
+    const double sum = std::accumulate(us.begin(), us.end(), 0.0);
+    return {{"steps", us.size()},
+            {"mean_us", us.empty() ? 0 : sum / static_cast<double>(us.size())},
+            {"p99_us", quantile(us, 0.99)}};
+  }
+  Json json() const {
+    return {{"decode_steps", figures(decodes_us)}, {"prompt_steps", figures(prompts_us)}, {"most_sequences", most}};
+  }
+};
 
 OutputSink make_sink(Results& r) {
   auto t = std::make_shared<Timeline>();
@@ -65,6 +86,8 @@ Status bench_throughput(BenchArgs a) {
                       .max_num_tokens = limits.max_num_tokens,
                       .max_seq_len = limits.max_seq_len};
   options.max_queue = std::max(options.max_queue, a.concurrency + 1);
+  HostWork work;
+  options.on_step = [&work](const StepWork& w) { work.add(w); };
   EngineLoop loop(*m.executor, TextDecoderFactory(), options);
 
   const auto start = Clock::now();
@@ -124,6 +147,7 @@ Status bench_throughput(BenchArgs a) {
                             {"latency_p99_ms", quantile(r.latency_ms, 0.99)},
                             {"steps", stats.steps},
                             {"device_idle", device > 0 ? Json(device_idle) : Json()},
+                            {"host_work", work.json()},
                             {"preemptions", stats.preemptions},
                             {"cached_tokens", stats.cached_tokens},
                             {"host_hit_blocks", stats.host_hit_blocks},
@@ -139,6 +163,9 @@ Status bench_throughput(BenchArgs a) {
   fmt::print("  time to first token p50 {:.1f} ms, p99 {:.1f} ms; per token p50 {:.2f} ms, p99 {:.2f} ms\n",
              quantile(r.ttft_ms, 0.5), quantile(r.ttft_ms, 0.99), quantile(r.token_ms, 0.5),
              quantile(r.token_ms, 0.99));
+  const Json host = HostWork::figures(work.decodes_us);
+  fmt::print("  host's own work per decode step {:.0f} us, p99 {:.0f} us\n", host["mean_us"].get<double>(),
+             host["p99_us"].get<double>());
   if (device > 0) fmt::print("  {} steps, the device idle for {:.1f} % of the time\n", stats.steps, 100 * device_idle);
   return {};
 }

@@ -2,8 +2,11 @@
 // them on the host.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
 #include <future>
 #include <random>
+#include <thread>
 
 #include "runtime/engine_loop.h"
 #include "runtime/mock_executor.h"
@@ -42,6 +45,41 @@ TEST(DeviceSampling, GivesTheHostsTokensAndCopiesNoRows) {
   }
   EXPECT_EQ(executor.copied, 0);
   EXPECT_GT(executor.issued, 0);
+}
+
+// A device that the host waits for: 20 ms a step, and says so.
+class SlowExecutor : public MockSamplingExecutor {
+ public:
+  using MockSamplingExecutor::MockSamplingExecutor;
+  std::span<const int32_t> collect() override {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    waited_ += 0.02;
+    return MockSamplingExecutor::collect();
+  }
+  double waited_seconds() const override { return waited_; }
+
+ private:
+  double waited_ = 0;
+};
+
+TEST(DeviceSampling, TheHostsWorkIsWithoutItsWaits) {
+  SlowExecutor executor{MockConfig{}};
+  std::vector<StepWork> work;
+  {
+    EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr),
+                    {.on_step = [&](const StepWork& w) { work.push_back(w); }});
+    EXPECT_EQ(run(loop, request(5, 3)).tokens.size(), 12u);
+  }
+  ASSERT_EQ(work.size(), 12u);
+  std::vector<double> seconds;
+  for (size_t i = 0; i < work.size(); ++i) {
+    EXPECT_EQ(work[i].sequences, 1);
+    EXPECT_EQ(work[i].decodes, i > 0) << i;
+    EXPECT_GT(work[i].seconds, 0) << i;
+    seconds.push_back(work[i].seconds);
+  }
+  std::ranges::sort(seconds);
+  EXPECT_LT(seconds[seconds.size() / 2], 0.01);  // the median: a loaded machine may hold up a few
 }
 
 TEST(DeviceSampling, LeavesWhatItCannotDoToTheHost) {

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "graph/rope_spec.h"
@@ -58,6 +60,19 @@ size_t find_head(const Graph& g) {
   };
   return static_cast<size_t>(std::ranges::find_if(g.nodes(), is_head) - g.nodes().begin());
 }
+
+// Adds the time of a scope to a sum.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& sum) : sum_(sum) {}
+  ~Stopwatch() { sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count(); }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double& sum_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
 
 size_t page_bytes(std::span<const KvGroupInfo> groups) {
   size_t most = 0;
@@ -229,13 +244,18 @@ int32_t EngineExecutor::hidden_size() const {
   return head_ < nodes.size() ? static_cast<int32_t>(engine_.graph().spec(nodes[head_].in[0]).width) : 0;
 }
 
+void EngineExecutor::synchronize() {
+  const Stopwatch waiting(waited_seconds_);
+  stream_->synchronize();
+}
+
 void EngineExecutor::keep_hidden() {
   const TensorView rows = tensor(engine_.graph().nodes()[head_].in[0]);
   hidden_.resize(static_cast<size_t>(rows.shape[0] * rows.shape[1]));
   if (hidden_.empty()) return;
   hidden_bytes_.resize(rows.bytes());
   stream_->copy_to_host(hidden_bytes_.data(), rows.data, hidden_bytes_.size());
-  stream_->synchronize();
+  synchronize();
   for (size_t i = 0; i < hidden_.size(); ++i) {
     hidden_[i] = load_f32(hidden_bytes_.data(), rows.dtype, static_cast<int64_t>(i));
   }
@@ -319,7 +339,10 @@ size_t EngineExecutor::run(const Batch& batch, std::span<const RowSampling> samp
     recorded->recording->replay(*stream_);
     launches_ = recorded->launches;
   } else {
+    std::optional<Stopwatch> computing;  // where the host's threads are the device, a launch is the work itself
+    if (device_.host_visible()) computing.emplace(waited_seconds_);
     launch_all(&batch);
+    computing.reset();
     if (!sampling.empty()) sample();
   }
   return batch.logits ? outputs : 0;
@@ -336,7 +359,7 @@ std::span<const float> EngineExecutor::forward(const Batch& batch) {
     rows = reinterpret_cast<const float*>(logits_->data());
     stream_->copy_to_host(logits_->data(), logits.data, n * sizeof(float));
   }
-  stream_->synchronize();
+  synchronize();
   return {rows, n};
 }
 
@@ -352,7 +375,10 @@ std::span<const int32_t> EngineExecutor::collect() {
   check(!flights_.empty(), "no step is under way");
   const Flight flight = flights_.front();
   flights_.erase(flights_.begin());
-  stream_->wait(flight.end);
+  {
+    const Stopwatch waiting(waited_seconds_);
+    stream_->wait(flight.end);
+  }
   device_seconds_ += stream_->seconds_between(flight.begin, flight.end);
   const auto* tokens = reinterpret_cast<const int32_t*>(tokens_host_->data());
   return {tokens + static_cast<size_t>(flight.slot) * options_.max_outputs, flight.rows};

@@ -53,6 +53,7 @@ class EngineExecutor : public Executor {
   void issue(const Batch& batch, std::span<const RowSampling> rows) override;
   std::span<const int32_t> collect() override;
   double device_seconds() const override { return device_seconds_; }
+  double waited_seconds() const override { return waited_seconds_; }
   void move_blocks(std::span<const BlockCopy> copies, bool awaited) override;
   void copy_block(int32_t from, int32_t to) override;
 
@@ -65,6 +66,7 @@ class EngineExecutor : public Executor {
   EngineExecutor(const Engine& engine, const Backend& backend, Device& device);
   Status load(ExecutorOptions options);
   TensorView tensor(Value v) const;               // of the bound step
+  void synchronize();                             // the stream, counted as waiting
   void launch_all(const Batch* batch = nullptr);  // `batch`: what it wants beside the logits
   void keep_hidden();                             // copies what the head reads
   void sample();
@@ -112,7 +114,7 @@ class EngineExecutor : public Executor {
   };
   std::vector<Flight> flights_;  // issued and not collected, at most two
   uint64_t begun_ = 0;           // the mark after the last step's data went up
-  double device_seconds_ = 0;
+  double device_seconds_ = 0, waited_seconds_ = 0;
   std::unique_ptr<StepData> step_;
   std::vector<RecordedStep> recorded_;  // by size, then by context
 };

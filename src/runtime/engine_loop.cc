@@ -110,7 +110,9 @@ std::unique_ptr<Sequence> EngineLoop::Impl::make_sequence(Request request, Outpu
   seq->max_len = static_cast<int32_t>(std::min<int64_t>(int64_t{seq->prompt_len} + p.max_tokens, options.max_seq_len));
   seq->prompt_logprobs = p.prompt_logprobs;
   if (p.prompt_logprobs >= 0) seq->prompt_entries.resize(1);
-  for (const int32_t token : request.prompt) seq->history.add_prompt(token);
+  if (p.penalizes()) {
+    for (const int32_t token : request.prompt) seq->history.add_prompt(token);
+  }
   thread_local std::random_device device;  // making one asks the processor what it can: dear in a virtual machine
   seq->sampler.seed = p.seed ? *p.seed : uint64_t{device()} << 32 | device();
   seq->sampler.ending = p.stop_token_ids;

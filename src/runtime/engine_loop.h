@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -17,6 +18,14 @@ class Tokenizer;
 
 enum class SchedulerPolicy : uint8_t { guaranteed_no_evict, max_utilization };
 
+// The engine thread's own work for one step: taking in what arrived, planning, binding, issuing, and handing out the
+// tokens of the step that ended meanwhile. What it waited for the device is no part of it.
+struct StepWork {
+  double seconds = 0;
+  int32_t sequences = 0;
+  bool decodes = false;  // every sequence has one token: no prompts
+};
+
 struct LoopOptions {
   int32_t max_batch_size = 64;    // sequences in one step
   int32_t max_num_tokens = 2048;  // tokens in one step: long prompts are cut into chunks
@@ -25,6 +34,7 @@ struct LoopOptions {
   int32_t chunk_tokens = 512;     // largest prefill chunk of one sequence while others decode
   SchedulerPolicy policy = SchedulerPolicy::max_utilization;
   bool prefix_reuse = true;
+  std::function<void(const StepWork&)> on_step;  // called on the engine thread after each step; empty: nobody measures
 };
 
 struct LoopStats {  // a snapshot; counters since start

@@ -34,11 +34,11 @@ struct EngineLoop::Impl {
   void take(const Plan& plan);  // commits it and counts what it admits
   // The copies that the plan's pages need, and those to the host that later ones would; false: the step has failed.
   bool move_blocks(const Plan& plan);
-  static Batch batch_of(const Plan& plan);
-  void run_whole(const Plan& plan);                                                 // and choose tokens on the host
-  void issue(Plan plan, std::span<const RowSampling> sampling);                     // and go on planning
-  void collect();                                                                   // the oldest issued step
-  void abandon_steps();                                                             // at the end: nothing runs any more
+  const Batch& batch_of(const Plan& plan);                       // `batch`, whose memory each step takes again
+  void run_whole(const Plan& plan);                              // and choose tokens on the host
+  void issue(Plan plan, std::span<const RowSampling> sampling);  // and go on planning
+  void collect();                                                // the oldest issued step
+  void abandon_steps();                                          // at the end: nothing runs any more
   std::optional<std::vector<RowSampling>> device_sampling(const Plan& plan) const;  // nothing: the host must choose
   Status read_token(Sequence& seq, int32_t token, OutputPiece& piece);
   void fail_all(std::span<const PlanItem> items, const std::string& why);
@@ -62,6 +62,9 @@ struct EngineLoop::Impl {
   std::map<uint64_t, std::unique_ptr<Sequence>> live;
   Queues queues;
   uint64_t steps = 0;
+  StepWork work;  // of the last step taken
+  Batch batch;
+  uint64_t uncounted_tokens = 0;  // handed out and not in `stats` yet
 
   // Steps that the device was given and that were not collected: one, and two for the moment before the older one is.
   struct Flight {

@@ -47,6 +47,9 @@ void EngineLoop::Impl::run() {
       stopping = stop;
     }
     const std::lock_guard turn_lock(turn_mutex);
+    const auto begin = Clock::now();
+    const double waited = executor.waited_seconds();
+    const uint64_t before = steps;
     std::vector<Sequence*> fresh;
     for (auto& seq : arrived) {
       fresh.push_back(seq.get());
@@ -78,6 +81,9 @@ void EngineLoop::Impl::run() {
       }
     }
     publish();
+    if (steps == before || !options.on_step) continue;
+    work.seconds = seconds(Clock::now() - begin) - (executor.waited_seconds() - waited);
+    options.on_step(work);
   }
 }
 
@@ -120,6 +126,8 @@ void EngineLoop::Impl::take(const Plan& plan) {
   const auto begin = Clock::now();
   scheduler.commit(plan, queues);
   ++steps;
+  work = {.sequences = static_cast<int32_t>(plan.items.size()),
+          .decodes = std::ranges::all_of(plan.items, [](const PlanItem& item) { return item.tokens == 1; })};
   uint64_t prompt_tokens = 0, cached_tokens = 0;
   double queued = 0;
   for (const PlanItem& item : plan.items) {
@@ -168,19 +176,21 @@ bool EngineLoop::Impl::move_blocks(const Plan& plan) {
   }
 }
 
-Batch EngineLoop::Impl::batch_of(const Plan& plan) {
-  Batch batch;
+const Batch& EngineLoop::Impl::batch_of(const Plan& plan) {
   bool tokens = false;  // any is to be chosen
-  for (const PlanItem& item : plan.items) {
+  batch.hidden = false;
+  batch.seqs.resize(plan.items.size());
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    const PlanItem& item = plan.items[i];
     const Sequence& seq = *item.seq;
     if (item.outputs > 0) (seq.pools() ? batch.hidden : tokens) = true;
-    BatchSeq& b = batch.seqs.emplace_back();
+    BatchSeq& b = batch.seqs[i];
     b.tokens = std::span(seq.tokens).subspan(item.past, item.tokens);
     b.past = item.past;
     b.rope_length = seq.prompt_len;
     b.outputs = item.outputs;
     b.earlier_row = seq.unknown > 0 && item.past + item.tokens == seq.length() ? seq.row : -1;
-    for (const auto& group : seq.table.blocks) b.blocks.emplace_back(group);
+    b.blocks.assign(seq.table.blocks.begin(), seq.table.blocks.end());
   }
   batch.logits = tokens || !batch.hidden;
   return batch;
@@ -192,8 +202,7 @@ void EngineLoop::Impl::run_whole(const Plan& plan) {
   try {
     size_t rows = 0;
     for (const PlanItem& item : plan.items) rows += item.outputs;
-    const Batch batch = batch_of(plan);
-    logits = executor.forward(batch);
+    logits = executor.forward(batch_of(plan));
     if (batch.hidden) hidden = executor.hidden();
     check(logits.size() == (batch.logits ? rows * vocab : 0), "the executor returned another number of logits");
     check(hidden.size() == (batch.hidden ? rows * width : 0), "the executor returned another number of hidden states");
@@ -223,6 +232,7 @@ void EngineLoop::Impl::issue(Plan plan, std::span<const RowSampling> sampling) {
     return fail_all(plan.items, e.what());
   }
   Flight& flight = flights.emplace_back(Flight{.step = steps, .items = std::move(plan.items), .preemptions = {}});
+  flight.preemptions.reserve(flight.items.size());
   int32_t row = 0;
   for (const PlanItem& item : flight.items) {
     Sequence& seq = *item.seq;
@@ -289,14 +299,14 @@ void EngineLoop::Impl::fail_all(std::span<const PlanItem> items, const std::stri
 std::optional<std::vector<RowSampling>> EngineLoop::Impl::device_sampling(const Plan& plan) const {
   if (!executor.samples()) return std::nullopt;
   std::vector<RowSampling> rows;
+  rows.reserve(plan.items.size());
   for (const PlanItem& item : plan.items) {
     const Sequence& seq = *item.seq;
     if (item.outputs == 0) continue;
     const SamplingParams& p = seq.request.sampling;
     const int32_t position = item.past + item.tokens - seq.prompt_len;  // of the token in the output
     const bool plain = item.outputs == 1 && !seq.pools() && item.past + item.tokens == seq.length() && p.logprobs < 0 &&
-                       p.prompt_logprobs < 0 && p.repetition_penalty == 1 && p.presence_penalty == 0 &&
-                       p.frequency_penalty == 0 && p.logit_bias.empty() && p.bad_words.empty() &&
+                       p.prompt_logprobs < 0 && !p.penalizes() && p.logit_bias.empty() && p.bad_words.empty() &&
                        position >= p.min_tokens;
     if (!plain) return std::nullopt;
     rows.push_back({.temperature = p.temperature,
@@ -371,7 +381,7 @@ void EngineLoop::Impl::append(Sequence& seq, const Sampled& sampled, OutputPiece
   } else {
     seq.tokens.push_back(token);
   }
-  seq.history.add_output(token);
+  if (p.penalizes()) seq.history.add_output(token);
   piece.tokens.push_back(token);
   if (p.logprobs >= 0) piece.logprobs.push_back(sampled.logprob);
 
@@ -405,12 +415,13 @@ void EngineLoop::Impl::send(Sequence& seq, OutputPiece piece) {
     pool.release(seq.table);
     publish();
   }
-  {
+  uncounted_tokens += piece.tokens.size();
+  const bool first = !piece.tokens.empty() && piece.output_tokens == static_cast<int32_t>(piece.tokens.size());
+  if (first || last) {  // of the others there are hundreds in a step: publish() counts their tokens
     const std::lock_guard lock(mutex);
-    stats.output_tokens += piece.tokens.size();
+    stats.output_tokens += std::exchange(uncounted_tokens, 0);
     const auto now = Clock::now();
-    if (!piece.tokens.empty() && piece.output_tokens == static_cast<int32_t>(piece.tokens.size()))
-      stats.prefill_seconds += seconds(seq.first_token - seq.admitted);
+    if (first) stats.prefill_seconds += seconds(seq.first_token - seq.admitted);
     if (last) {
       piece.queue_seconds = static_cast<float>(seconds((seq.admitted_before ? seq.admitted : now) - seq.submitted));
       if (piece.output_tokens > 0) {
@@ -456,6 +467,7 @@ void EngineLoop::Impl::fail_sequence(Sequence& seq, Error error, OutputPiece pie
 
 void EngineLoop::Impl::publish() {
   const std::lock_guard lock(mutex);
+  stats.output_tokens += std::exchange(uncounted_tokens, 0);
   stats.running = static_cast<int32_t>(queues.running.size());
   stats.waiting = static_cast<int32_t>(queues.waiting.size());
   stats.blocks_total = pool.options().num_blocks;

@@ -81,6 +81,9 @@ class Executor {
   virtual std::span<const int32_t> collect() { return {}; }
   // What the device took for the steps collected so far, without the copies that bring a step up; 0: not measured.
   virtual double device_seconds() const { return 0; }
+  // What the caller's thread has waited for the device inside these calls so far, or computed in its place where the
+  // device computes on the host: the rest of the calls' time is the host's own work.
+  virtual double waited_seconds() const { return 0; }
   std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling> rows) {
     issue(batch, rows);
     return collect();

@@ -30,6 +30,8 @@ struct SamplingParams {
   bool skip_special_tokens = true;      // leave special tokens out of the text
   int32_t logprobs = -1;                // -1: none; k: the chosen token's and the k best
   int32_t prompt_logprobs = -1;
+
+  bool penalizes() const { return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0; }
 };
 
 // A request for one vector in place of tokens: the final hidden states (what the head reads) of the prompt's last

@@ -41,7 +41,7 @@ Result<float> row_max(std::span<const float> logits) {
 }
 
 void penalize(std::span<float> row, const SamplingParams& p, const TokenHistory& history) {
-  if (p.repetition_penalty == 1 && p.presence_penalty == 0 && p.frequency_penalty == 0) return;
+  if (!p.penalizes()) return;
   for (const auto& [token, count] : history.counts()) {
     float& x = row[token];
     x = x > 0 ? x / p.repetition_penalty : x * p.repetition_penalty;

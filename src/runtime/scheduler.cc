@@ -149,6 +149,7 @@ Status Scheduler::fits(int32_t prompt_len, int32_t max_len) const {
 
 Plan Scheduler::plan(const Queues& queues) const {
   Plan plan;
+  plan.items.reserve(queues.running.size() + queues.waiting.size());
   Draft draft(pool_, limits_, queues);
   plan_decodes(queues, draft, plan);
   plan_prompts(queues, draft, plan);
@@ -195,6 +196,7 @@ void Scheduler::plan_prompts(const Queues& queues, Draft& draft, Plan& plan) con
 // New ones, strictly in order: the first that does not fit stops the rest, or large requests would starve. Only one
 // that waits for another's prompt, to share its blocks, is passed over.
 void Scheduler::plan_admissions(const Queues& queues, Draft& draft, Plan& plan) const {
+  if (queues.waiting.empty() || queues.running.size() >= static_cast<size_t>(limits_.max_batch_size)) return;
   std::vector<PlanItem> prompts;  // in progress
   for (Sequence* seq : queues.running)
     if (!seq->decoding() || seq->retired < seq->computed) prompts.push_back({.seq = seq, .past = seq->retired});

@@ -37,7 +37,7 @@ struct Sequence {
   int32_t prompt_logprobs = -1;  // as requested; the prompt then needs every row of logits, so no prefix is reused
   int32_t prompt_rows = 0;       // prompt positions whose logits were seen: recomputing does not ask again
 
-  TokenHistory history;
+  TokenHistory history;  // empty where nothing is penalised: counting costs more than the rest of a token
   SamplerState sampler;
   std::unique_ptr<OutputText> text;  // null without a tokenizer
   std::vector<TokenLogprob> prompt_entries;
