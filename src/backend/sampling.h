@@ -7,6 +7,7 @@
 #include <span>
 
 #include "backend/backend.h"
+#include "backend/largest_logits.h"
 
 namespace pinion {
 
@@ -18,6 +19,11 @@ struct RowSampling {
   int32_t top_k = 0;   // 0: all
   double uniform = 0;  // in [0, 1): where in the cumulative weights the token lies
 };
+
+// Whether choosing the row's token takes more of its logits than the largest.
+constexpr bool needs_logits(const RowSampling& r) {
+  return r.temperature != 0 && r.top_k != 1;
+}
 
 inline constexpr int32_t kNotFinite = -1;  // in place of a token: the row holds a NaN or +inf, or only -inf
 
@@ -34,8 +40,15 @@ class SamplingDevice {
  public:
   virtual ~SamplingDevice() = default;
   // In stream order: a token from each row of logits [rows, vocab]. Pointers to logits and sampling are the device's.
-  virtual void sample_rows(const float* logits, const RowSampling* sampling, const SampledTokens& to, int64_t rows,
-                           int64_t vocab, Stream& stream) = 0;
+  // `largest`: as launch_head left them, for rows that it did not store; null: all rows are stored.
+  virtual void sample_rows(const float* logits, const LargestLogits& largest, const RowSampling* sampling,
+                           const SampledTokens& to, int64_t rows, int64_t vocab, Stream& stream) = 0;
+  // In place of kernel.launch(args, stream), where args.out[0] are the logits: stores the rows that `largest` says, and
+  // leaves the largest logit of the others. False: not with this kernel, and nothing was launched.
+  virtual bool launch_head(const Kernel& /*kernel*/, const LaunchArgs& /*args*/, const LargestLogits& /*largest*/,
+                           Stream& /*stream*/) {
+    return false;
+  }
 };
 
 }  // namespace pinion

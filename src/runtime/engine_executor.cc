@@ -148,6 +148,7 @@ Status EngineExecutor::load(ExecutorOptions options) {
   groups_ = pinion::kv_groups(g, m.kv_dtype, m.block_size);
   page_bytes_ = page_bytes(groups_);
   head_ = find_head(g);
+  head_gives_logits_ = head_ < g.nodes().size() && g.nodes()[head_].out[0] == g.logits;
 
   for (const Program& p : engine_.programs()) {
     std::vector<const Kernel*> row;
@@ -277,14 +278,14 @@ void EngineExecutor::launch_all(const Batch* batch) {
     for (size_t k = 0; k < n.in.size(); ++k) in[k] = tensor(n.in[k]);
     for (size_t k = 0; k < n.out.size(); ++k) out[k] = tensor(n.out[k]);
     if (out[0].shape[0] > 0) {  // a step without outputs skips the head
-      kernels[i]->launch({&n.op,
-                          {in.data(), n.in.size()},
-                          {out.data(), n.out.size()},
-                          node_weights_[i],
-                          {workspace_->data(), memory_.workspace},
-                          &view,
-                          program.steps[i].tuning},
-                         *stream_);
+      const LaunchArgs args{&n.op,
+                            {in.data(), n.in.size()},
+                            {out.data(), n.out.size()},
+                            node_weights_[i],
+                            {workspace_->data(), memory_.workspace},
+                            &view,
+                            program.steps[i].tuning};
+      i == head_ ? launch_head(*kernels[i], args) : kernels[i]->launch(args, *stream_);
       ++launches_;
     }
     if (observer_ || editor_) show(i, {out.data(), n.out.size()});
@@ -316,9 +317,17 @@ void EngineExecutor::show(size_t node, std::span<TensorView> outputs) {
   stream_->synchronize();
 }
 
+// Rows whose token is their largest logit need not be stored, unless what follows the head changes them.
+void EngineExecutor::launch_head(const Kernel& kernel, const LaunchArgs& args) {
+  found_largest_ =
+      sampling_ != nullptr && head_gives_logits_ && sampling_->launch_head(kernel, args, step_->largest(), *stream_);
+  if (!found_largest_) kernel.launch(args, *stream_);
+}
+
 // From the rows of logits of the bound step to tokens, where the next step and the host find them.
 void EngineExecutor::sample() {
-  sampling_->sample_rows(tensor(engine_.graph().logits).as<float>(), step_->sampling(),
+  sampling_->sample_rows(tensor(engine_.graph().logits).as<float>(),
+                         found_largest_ ? step_->largest() : LargestLogits{}, step_->sampling(),
                          {.tokens = reinterpret_cast<int32_t*>(tokens_->data()),
                           .host = reinterpret_cast<int32_t*>(tokens_host_->data()),
                           .slot = step_->slot_on_device(),
@@ -332,7 +341,7 @@ size_t EngineExecutor::run(const Batch& batch, std::span<const RowSampling> samp
   const auto outputs = static_cast<size_t>(sizes.outputs);
   const RecordedStep* recorded = recorded_step(batch);
   if (recorded != nullptr) sizes = recorded->sizes;
-  step_->bind(batch, sizes, sampling);
+  step_->bind(batch, sizes, sampling, observer_ != nullptr || editor_ != nullptr);
   step_->upload(*stream_);
   begun_ = stream_->mark();
   if (recorded != nullptr) {

@@ -69,6 +69,7 @@ class EngineExecutor : public Executor {
   void synchronize();                             // the stream, counted as waiting
   void launch_all(const Batch* batch = nullptr);  // `batch`: what it wants beside the logits
   void keep_hidden();                             // copies what the head reads
+  void launch_head(const Kernel& kernel, const LaunchArgs& args);
   void sample();
   // Up to the logits on the device, and the tokens where it samples; returns the rows of logits.
   size_t run(const Batch& batch, std::span<const RowSampling> sampling);
@@ -100,7 +101,9 @@ class EngineExecutor : public Executor {
   std::vector<std::vector<WeightView>> node_weights_;  // by node
   std::vector<std::byte*> slot_base_;
   size_t page_bytes_ = 0, launches_ = 0;
-  size_t head_ = 0;  // the node whose input are the final hidden states; past the last: none
+  size_t head_ = 0;                 // the node whose input are the final hidden states; past the last: none
+  bool head_gives_logits_ = false;  // nothing follows it
+  bool found_largest_ = false;      // the last head that was launched left StepData::largest()
   std::vector<std::byte> hidden_bytes_;
   std::vector<float> hidden_;
   NodeObserver observer_;

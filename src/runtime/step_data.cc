@@ -28,7 +28,8 @@ void rotation(const RopeFrequencies& f, int32_t position, float* cos, float* sin
 
 size_t StepData::bytes(const Graph& graph, size_t groups, const StepSizes& s) {
   size_t total = 4 * align(s.tokens * sizeof(int32_t)) + align(s.outputs * sizeof(RowSampling)) +
-                 align(sizeof(int32_t)) + align((s.seqs + 1) * sizeof(int32_t)) + align(s.seqs * sizeof(int32_t)) +
+                 align(s.outputs * sizeof(uint64_t)) + align(s.outputs * sizeof(int32_t)) + align(sizeof(int32_t)) +
+                 align((s.seqs + 1) * sizeof(int32_t)) + align(s.seqs * sizeof(int32_t)) +
                  align(s.outputs * sizeof(int32_t));
   total += groups * align(static_cast<size_t>(s.seqs) * s.max_blocks * sizeof(int32_t));
   for (const RopeSpec& r : graph.ropes) {
@@ -82,7 +83,7 @@ void StepData::lay_out(const StepSizes& s) {
     check(at + n * sizeof(T) <= host_[slot_]->size(), "the step is larger than its block");
     on_host = reinterpret_cast<T*>(host + at);
     at += align(n * sizeof(T));
-    return reinterpret_cast<const T*>(reinterpret_cast<const std::byte*>(on_host) + to_device);
+    return reinterpret_cast<T*>(reinterpret_cast<std::byte*>(on_host) + to_device);
   };
   view_ = {.tokens = s.tokens, .seqs = s.seqs, .outputs = s.outputs, .max_context = s.max_context};
   view_.token_ids = take(token_ids_, s.tokens);
@@ -96,6 +97,8 @@ void StepData::lay_out(const StepSizes& s) {
     device_slot_ = take(slot, 1);
     *slot = slot_;
     device_sampling_ = take(sampling_, s.outputs);
+    largest_.found = take(found_, s.outputs);
+    largest_.stored = take(stored_, s.outputs);
     view_.earlier_row = take(earlier_row_, s.tokens);
     view_.earlier_tokens = earlier_tokens_;
     std::fill_n(earlier_row_, s.tokens, -1);
@@ -117,7 +120,8 @@ void StepData::lay_out(const StepSizes& s) {
   used_ = at;
 }
 
-void StepData::bind(const Batch& batch, const StepSizes& sizes, std::span<const RowSampling> sampling) {
+void StepData::bind(const Batch& batch, const StepSizes& sizes, std::span<const RowSampling> sampling,
+                    bool keep_logits) {
   const StepSizes own = this->sizes(batch);
   check(own.tokens <= sizes.tokens && own.seqs <= sizes.seqs && own.outputs <= sizes.outputs &&
             own.max_blocks <= sizes.max_blocks && own.max_context <= sizes.max_context,
@@ -131,6 +135,9 @@ void StepData::bind(const Batch& batch, const StepSizes& sizes, std::span<const 
   if (device_) {
     check(sampling.size() <= static_cast<size_t>(sizes.outputs), "more samplings than rows of logits");
     std::fill(std::ranges::copy(sampling, sampling_).out, sampling_ + sizes.outputs, RowSampling{});
+    std::fill_n(found_, sizes.outputs, 0);
+    const bool all = keep_logits || sampling.empty();
+    for (int32_t i = 0; i < sizes.outputs; ++i) stored_[i] = all || needs_logits(sampling_[i]) ? 1 : 0;
   }
   int32_t row = 0, output = 0;
   for (int32_t i = 0; i < own.seqs; ++i) {

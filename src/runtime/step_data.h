@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/largest_logits.h"
 #include "graph/graph.h"
 #include "runtime/executor.h"
 
@@ -33,13 +34,16 @@ class StepData {
 
   StepSizes sizes(const Batch& batch) const;  // without padding
   // Lays the batch out; `sizes` are its own, or larger ones that it is padded to. `sampling`: one per row of outputs,
-  // or none. Checks it against the limits.
-  void bind(const Batch& batch, const StepSizes& sizes, std::span<const RowSampling> sampling = {});
+  // or none. keep_logits: the host looks at them whatever the sampling; without sampling it does.
+  // Checks it against the limits.
+  void bind(const Batch& batch, const StepSizes& sizes, std::span<const RowSampling> sampling = {},
+            bool keep_logits = false);
   void upload(Stream& stream);  // before the first launch that reads view()
   const BatchView& view() const { return view_; }
   // Of a device with memory of its own, on the device: what rows of outputs are drawn with (rows without: the largest
   // logit), and the number of the bound step's pinned block, 0 or 1 in turn.
   const RowSampling* sampling() const { return device_sampling_; }
+  const LargestLogits& largest() const { return largest_; }
   const int32_t* slot_on_device() const { return device_slot_; }
   int32_t slot() const { return slot_; }
   void read_earlier_tokens_at(const int32_t* tokens) { earlier_tokens_ = tokens; }  // BatchSeq::earlier_row's
@@ -72,6 +76,9 @@ class StepData {
           *context_len_ = nullptr, *output_rows_ = nullptr, *earlier_row_ = nullptr;
   RowSampling* sampling_ = nullptr;
   const RowSampling* device_sampling_ = nullptr;
+  uint64_t* found_ = nullptr;  // as largest_ on the device
+  int32_t* stored_ = nullptr;
+  LargestLogits largest_;
   const int32_t *device_slot_ = nullptr, *earlier_tokens_ = nullptr;
   std::vector<int32_t*> tables_;
   std::vector<const int32_t*> device_tables_;

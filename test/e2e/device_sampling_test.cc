@@ -37,7 +37,7 @@ std::vector<int32_t> sample_on(const Target& t, const std::vector<float>& logits
   check(data.ok() && params.ok() && tokens.ok(), "no room on the device");
   stream->copy_to_device((*data)->data(), logits.data(), logits.size() * sizeof(float));
   stream->copy_to_device((*params)->data(), rows.data(), rows.size() * sizeof(RowSampling));
-  t.sampling->sample_rows(reinterpret_cast<const float*>((*data)->data()),
+  t.sampling->sample_rows(reinterpret_cast<const float*>((*data)->data()), {},
                           reinterpret_cast<const RowSampling*>((*params)->data()),
                           {.tokens = reinterpret_cast<int32_t*>((*tokens)->data())}, std::ssize(rows), vocab, *stream);
   std::vector<int32_t> result(rows.size());

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "backend/cuda/cuda_error.h"
+#include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/compiled_for.h"
 #include "backend/cuda/kernels/sample.h"
 #include "backend/cuda/launch.h"
@@ -112,9 +113,14 @@ class CudaDevice final : public Device, public SamplingDevice, public StreamOrde
     return free;
   }
 
-  void sample_rows(const float* logits, const RowSampling* sampling, const SampledTokens& to, int64_t rows,
-                   int64_t vocab, Stream& stream) override {
-    cuda::sample_rows({logits, sampling, to, static_cast<int32_t>(vocab)}, rows, stream);
+  void sample_rows(const float* logits, const LargestLogits& largest, const RowSampling* sampling,
+                   const SampledTokens& to, int64_t rows, int64_t vocab, Stream& stream) override {
+    cuda::sample_rows({logits, largest, sampling, to, static_cast<int32_t>(vocab)}, rows, stream);
+  }
+
+  bool launch_head(const Kernel& kernel, const LaunchArgs& args, const LargestLogits& largest,
+                   Stream& stream) override {
+    return linear_head(kernel, args, largest, stream);
   }
 
   // The wait takes the event as it is now, so the event need not outlive this call.

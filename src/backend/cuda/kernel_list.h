@@ -4,6 +4,7 @@
 #include <span>
 
 #include "backend/backend.h"
+#include "backend/largest_logits.h"
 
 namespace pinion::cuda {
 
@@ -11,6 +12,9 @@ std::span<const Kernel> kernels(OpKind kind);
 
 // Why kernels that take any float weights, cache and values cannot run the call; empty when they can.
 std::string why_not_floats(const Call& call);
+
+// SamplingDevice::launch_head: the linear kernels of up to 128 rows that read the weight once.
+bool linear_head(const Kernel& kernel, const LaunchArgs& args, const LargestLogits& largest, Stream& stream);
 
 // One list per file of kernels/, the fastest first.
 std::span<const Kernel> row_kernels();        // embed, add, gated_act, select_rows

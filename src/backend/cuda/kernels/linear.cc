@@ -154,8 +154,9 @@ size_t workspace_large(const Call& call, const Tuning&, const DeviceInfo&) {
 }
 
 // The rows of a launch, at most `most` at a time: a step may bring more than the bucket that its kernel was chosen for.
+// `largest`: of a head that need not store all rows.
 template <class Run>
-void for_rows(const LaunchArgs& args, int64_t most, const Run& run) {
+void for_rows(const LaunchArgs& args, const LargestLogits& largest, int64_t most, const Run& run) {
   const auto& op = std::get<Linear>(*args.op);
   const TensorView &x = args.in[0], &y = args.out[0];
   const int64_t rows = x.shape[0];
@@ -166,36 +167,43 @@ void for_rows(const LaunchArgs& args, int64_t most, const Run& run) {
     p.output.y.data =
         static_cast<std::byte*>(y.data) + first * op.output_width() * static_cast<int64_t>(byte_size(y.dtype));
     if (op.bias) p.output.bias = const_values(args.weights[1]);
+    if (largest.found != nullptr) p.output.largest = {largest.found + first, largest.stored + first};
     run(p);
   }
 }
 
-void launch_gemv(const LaunchArgs& args, Stream& stream) {
-  for_rows(args, 1, [&](const LinearProblem& p) { linear_gemv(p, stream); });
+void run_gemv(const LaunchArgs& args, const LargestLogits& largest, Stream& stream) {
+  for_rows(args, largest, 1, [&](const LinearProblem& p) { linear_gemv(p, stream); });
 }
 
-void launch_stream(const LaunchArgs& args, Stream& stream) {
+void run_stream(const LaunchArgs& args, const LargestLogits& largest, Stream& stream) {
   const auto& v = args.tuning.value;
   const StreamPlan plan{v[0], v[1]};
-  for_rows(args, 16, [&](const LinearProblem& p) { linear_stream(p, plan, stream); });
+  for_rows(args, largest, 16, [&](const LinearProblem& p) { linear_stream(p, plan, stream); });
 }
 
-void launch_wgmma(const LaunchArgs& args, Stream& stream) {
+void run_wgmma(const LaunchArgs& args, const LargestLogits& largest, Stream& stream) {
   const auto& v = args.tuning.value;
-  for_rows(args, 128, [&](const LinearProblem& p) { linear_wgmma(p, {v[0], v[1], v[2], v[3]}, stream); });
+  for_rows(args, largest, 128, [&](const LinearProblem& p) { linear_wgmma(p, {v[0], v[1], v[2], v[3]}, stream); });
+}
+
+// A kernel whose end can leave the largest logit of a row, as a Kernel's launch and as a head.
+template <void (*kRun)(const LaunchArgs&, const LargestLogits&, Stream&)>
+void launch_rows(const LaunchArgs& args, Stream& stream) {
+  kRun(args, {}, stream);
 }
 
 void launch_large(const LaunchArgs& args, Stream& stream) {
-  for_rows(args, INT32_MAX,
+  for_rows(args, {}, INT32_MAX,
            [&](const LinearProblem& p) { linear_large(p, {args.tuning.value}, args.workspace, stream); });
 }
 
 void launch_portable(const LaunchArgs& args, Stream& stream) {
-  for_rows(args, 1 << 20, [&](const LinearProblem& p) { linear_portable(p, stream); });
+  for_rows(args, {}, 1 << 20, [&](const LinearProblem& p) { linear_portable(p, stream); });
 }
 
 void launch_plain(const LaunchArgs& args, Stream& stream) {
-  for_rows(args, 1 << 20, [&](const LinearProblem& p) { linear_plain(p, stream); });
+  for_rows(args, {}, 1 << 20, [&](const LinearProblem& p) { linear_plain(p, stream); });
 }
 
 constexpr Kernel row(std::string_view name, bool batch_invariant, decltype(Kernel::why_not) why_not,
@@ -212,9 +220,9 @@ constexpr Kernel row(std::string_view name, bool batch_invariant, decltype(Kerne
 }
 
 constexpr std::array kKernels = {
-    row("cuda.linear.gemv", false, why_not_gemv, nullptr, estimate_gemv, nullptr, launch_gemv),
-    row("cuda.linear.stream", false, why_not_stream, tunings_stream, estimate_stream, nullptr, launch_stream),
-    row("cuda.linear.wgmma", false, why_not_wgmma, tunings_wgmma, estimate_wgmma, nullptr, launch_wgmma),
+    row("cuda.linear.gemv", false, why_not_gemv, nullptr, estimate_gemv, nullptr, launch_rows<run_gemv>),
+    row("cuda.linear.stream", false, why_not_stream, tunings_stream, estimate_stream, nullptr, launch_rows<run_stream>),
+    row("cuda.linear.wgmma", false, why_not_wgmma, tunings_wgmma, estimate_wgmma, nullptr, launch_rows<run_wgmma>),
     row("cuda.linear.large", false, why_not_large, tunings_large, estimate_large, workspace_large, launch_large),
     row("cuda.linear.portable", true, why_not_portable, nullptr, estimate_portable, nullptr, launch_portable),
     row("cuda.linear.plain", true, why_not_plain, nullptr, estimate_plain, nullptr, launch_plain),
@@ -224,6 +232,14 @@ constexpr std::array kKernels = {
 
 std::span<const Kernel> linear_kernels() {
   return kKernels;
+}
+
+bool linear_head(const Kernel& kernel, const LaunchArgs& args, const LargestLogits& largest, Stream& stream) {
+  if (args.out[0].dtype != DType::f32 || std::get<Linear>(*args.op).epilogue != Epilogue::none) return false;
+  if (kernel.launch == &launch_rows<run_gemv>) return run_gemv(args, largest, stream), true;
+  if (kernel.launch == &launch_rows<run_stream>) return run_stream(args, largest, stream), true;
+  if (kernel.launch == &launch_rows<run_wgmma>) return run_wgmma(args, largest, stream), true;
+  return false;
 }
 
 }  // namespace pinion::cuda

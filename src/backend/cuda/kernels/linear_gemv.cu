@@ -45,8 +45,8 @@ __device__ inline void add_products(float (&sum)[2], uint32_t w, uint32_t x) {
   sum[0] += a.x * b.x, sum[1] += a.y * b.y;
 }
 
-// kRows: output rows that a warp finishes together, 2 where a gate needs its up row.
-template <class T, int kRows>
+// kRows: output rows that a warp finishes together, 2 where a gate needs its up row. kHead: see LinearOutput::largest.
+template <class T, int kRows, bool kHead = false>
 __global__ void __launch_bounds__(kWarps * 32) linear_gemv_kernel(const __grid_constant__ GemvParams p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
@@ -81,6 +81,8 @@ __global__ void __launch_bounds__(kWarps * 32) linear_gemv_kernel(const __grid_c
   for (int i = threadIdx.x; i < p.in / 8; i += kWarps * 32) x[i] = static_cast<const uint4*>(p.x)[i];
   __syncthreads();
 
+  const bool keeps = kHead && p.output.largest.stored[0] == 0;
+  uint64_t most = 0;  // of a head's logits, lane 0's
   int stage = 0;
   uint32_t parity = 0;
   int unit = 0;
@@ -113,11 +115,23 @@ __global__ void __launch_bounds__(kWarps * 32) linear_gemv_kernel(const __grid_c
     if (lane == 0) {
       if constexpr (kRows == 2) {
         store_rows<2>(p.output, 0, 2 * set, done);
+      } else if (kHead && keeps) {
+        most = max(most, largest_of_rows<1>(p.output, set, {done[0]}));
       } else {
         if (p.output.bias.data != nullptr) done[0] += load(p.output.bias, set);
         store(p.output.y, set, done[0]);
       }
     }
+  }
+  if constexpr (kHead) {
+    if (!keeps) return;
+    if (lane == 0) *reinterpret_cast<uint64_t*>(ring) = most;  // all of it has been read
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    for (int w = 1; w < kWarps; ++w) {
+      most = max(most, *reinterpret_cast<const uint64_t*>(shared + w * p.stages * unit_bytes));
+    }
+    leave_largest(p.output.largest, 0, most);
   }
 #else
   __trap();  // not listed for such a GPU
@@ -143,6 +157,8 @@ void launch_gemv(const LinearProblem& p, Stream& stream) {
                           .shared = static_cast<size_t>(p.in) * 2 + params.stages * stage};
   if (p.output.gated_silu) {
     launch<linear_gemv_kernel<T, 2>>(shape, params, stream);
+  } else if (p.output.largest.found != nullptr) {
+    launch<linear_gemv_kernel<T, 1, true>>(shape, params, stream);
   } else {
     launch<linear_gemv_kernel<T, 1>>(shape, params, stream);
   }

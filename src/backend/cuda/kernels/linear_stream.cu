@@ -41,8 +41,9 @@ constexpr int kUnitK = 128, kUnitPitch = kUnitK * 2, kUnitBytes = 16 * kUnitPitc
   return (row >> 1) * kUnitPitch + (row & 1) * (8 * kUnitPitch + 64);
 }
 
-// T: __nv_bfloat16 or __half. kGroups: 8-token groups. A warp's slice is kUnits units.
-template <class T, int kGroups, int kUnits>
+// T: __nv_bfloat16 or __half. kGroups: 8-token groups. A warp's slice is kUnits units. kHead: see
+// LinearOutput::largest.
+template <class T, int kGroups, int kUnits, bool kHead>
 __global__ void __launch_bounds__(kMaxWarps * 32) linear_stream_kernel(const __grid_constant__ StreamParams p) {
 #if __CUDA_ARCH__ >= 900
   constexpr int kSteps = kUnitK / 32, kTokens = 8 * kGroups, kSums = kTokens * kSumPitch;
@@ -59,6 +60,8 @@ __global__ void __launch_bounds__(kMaxWarps * 32) linear_stream_kernel(const __g
   const int slots = p.passes == 1 ? 2 : p.slots;
   const uint32_t ring_at = ptx::shared_address(ring);
   const uint32_t full = ptx::shared_address(sums + slots * warps * kSums) + 8 * warp * p.stages;
+  uint64_t* most = reinterpret_cast<uint64_t*>(sums + slots * warps * kSums) + warps * p.stages;  // a head's, [kTokens]
+  uint32_t kept = 0;  // the tokens whose largest logit alone is kept
 
   int next_pass = 0, next_tile = 0, next_unit = 0;  // of the copy that is asked for next
   const auto request = [&](int stage) {
@@ -78,7 +81,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32) linear_stream_kernel(const __g
   // Adds up the warps' sums of tile n, always in the same order.
   const auto finish = [&](int slot, int n) {
     for (int i = threadIdx.x; i < 8 * kTokens; i += blockDim.x) {
-      const int token = i / 8, pair = i % 8;
+      const int token = i / 8, pair = i % 8, row = (block + n * blocks) * kTileRows + 2 * pair;
       if (token >= p.output.tokens) continue;
       const float* from = sums + slot * warps * kSums + token * kSumPitch + 2 * pair;
       float v[2] = {};
@@ -86,7 +89,15 @@ __global__ void __launch_bounds__(kMaxWarps * 32) linear_stream_kernel(const __g
         const float2 s = *reinterpret_cast<const float2*>(from + w * kSums);
         v[0] += s.x, v[1] += s.y;
       }
-      store_rows<2>(p.output, token, (block + n * blocks) * kTileRows + 2 * pair, v);
+      if (!kHead || (kept >> token & 1) == 0) {
+        store_rows<2>(p.output, token, row, v);
+        continue;
+      }
+      uint64_t found = largest_of_rows<2>(p.output, row, v);
+      const uint32_t lanes = 0xffu << (lane & 24);  // of the same token
+#pragma unroll
+      for (int d = 4; d > 0; d /= 2) found = max(found, __shfl_xor_sync(lanes, found, d));
+      if (pair == 0) most[token] = max(most[token], found);
     }
   };
 
@@ -98,6 +109,10 @@ __global__ void __launch_bounds__(kMaxWarps * 32) linear_stream_kernel(const __g
   for (int i = 0; i < min(p.stages, units); ++i) request(i);
   ptx::launch_dependents();
   ptx::wait_dependencies();
+  if constexpr (kHead) {
+    kept = __ballot_sync(~0u, lane < p.output.tokens && p.output.largest.stored[lane] == 0);
+    if (threadIdx.x < kTokens) most[threadIdx.x] = 0;  // seen by all behind the barrier before the first finish
+  }
 
   int stage = 0, unit = 0;
   uint32_t parity = 0;
@@ -150,9 +165,15 @@ __global__ void __launch_bounds__(kMaxWarps * 32) linear_stream_kernel(const __g
       finish(slot, n);
     }
   }
-  if (p.passes == 1) return;
-  __syncthreads();
-  for (int n = 0; n < tiles; ++n) finish(n, n);
+  if (p.passes > 1) {
+    __syncthreads();
+    for (int n = 0; n < tiles; ++n) finish(n, n);
+  }
+  if constexpr (kHead) {
+    for (int i = threadIdx.x; i < 8 * kTokens; i += blockDim.x) {  // each by the thread that kept it
+      if (i % 8 == 0 && (kept >> (i / 8) & 1) != 0) leave_largest(p.output.largest, i / 8, most[i / 8]);
+    }
+  }
 #else
   __trap();  // not listed for such a GPU
 #endif
@@ -168,7 +189,7 @@ int passes_of(const StreamPlan& plan, int64_t in) {
   return static_cast<int>((in + covered - 1) / covered);
 }
 
-template <class T, int kGroups, int kUnits>
+template <class T, int kGroups, int kUnits, bool kHead>
 void launch_stream(const LinearProblem& p, const StreamPlan& plan, Stream& stream) {
   StreamParams params{.weight = p.weight, .x = p.x, .output = p.output, .in = p.in};
   params.tiles = (p.output.out + kTileRows - 1) / kTileRows;
@@ -176,13 +197,20 @@ void launch_stream(const LinearProblem& p, const StreamPlan& plan, Stream& strea
   const int blocks = std::min(cuda_stream(stream).device().multiprocessors, params.tiles);
   params.slots = (params.tiles + blocks - 1) / blocks;
   const size_t sums = sum_bytes(plan, 8 * kGroups, params.passes, params.slots);
+  const size_t most_bytes = kHead ? 8 * kGroups * sizeof(uint64_t) : 0;
   const size_t stage = plan.warps * (kUnitBytes + sizeof(uint64_t));
   const size_t most = static_cast<size_t>(params.slots) * kUnits * params.passes;
-  params.stages = static_cast<int32_t>(std::min((kSharedBytes - sums) / stage, most));
-  launch<linear_stream_kernel<T, kGroups, kUnits>>({.grid = static_cast<unsigned>(blocks),
-                                                    .block = static_cast<unsigned>(plan.warps * 32),
-                                                    .shared = sums + params.stages * stage},
-                                                   params, stream);
+  params.stages = static_cast<int32_t>(std::min((kSharedBytes - sums - most_bytes) / stage, most));
+  launch<linear_stream_kernel<T, kGroups, kUnits, kHead>>({.grid = static_cast<unsigned>(blocks),
+                                                           .block = static_cast<unsigned>(plan.warps * 32),
+                                                           .shared = sums + params.stages * stage + most_bytes},
+                                                          params, stream);
+}
+
+template <class T, int kGroups, int kUnits>
+void launch_stream(const LinearProblem& p, const StreamPlan& plan, Stream& stream) {
+  p.output.largest.found != nullptr ? launch_stream<T, kGroups, kUnits, true>(p, plan, stream)
+                                    : launch_stream<T, kGroups, kUnits, false>(p, plan, stream);
 }
 
 template <class T>

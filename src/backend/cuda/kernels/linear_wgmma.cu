@@ -50,10 +50,11 @@ constexpr int sum_pitch(int groups) {
          4;  // floats of one token's sums; the pad keeps the four tokens of a lane quad in different banks
 }
 
-// T: __nv_bfloat16 or __half. kTokens: columns, those past the last token being zeros.
+// T: __nv_bfloat16 or __half. kTokens: columns, those past the last token being zeros. kHead: see
+// LinearOutput::largest.
 // Block: 4 * groups consumer warps, then the copying warp. Cluster: splits * share blocks, the splits next to each
 // other.
-template <class T, int kTokens>
+template <class T, int kTokens, bool kHead>
 __global__ void __launch_bounds__(kMaxGroups * 128 + 32, 1) linear_wgmma_kernel(const __grid_constant__ WgmmaParams p) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   constexpr int kParts = kAtoms<kTokens>;
@@ -205,8 +206,15 @@ __global__ void __launch_bounds__(kMaxGroups * 128 + 32, 1) linear_wgmma_kernel(
       *reinterpret_cast<float4*>(staged + token * pitch + row) = sum;
     }
   }
-  store_columns<T>(p.output, first_row + row, first, step,
-                   [&](int token) { return *reinterpret_cast<const float4*>(staged + token * pitch + row); });
+  if constexpr (kHead) {
+    if (p.splits > 1) {  // other threads added up the sums
+      asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
+    }
+    finish_head(p.output, staged, pitch, first_row, p.rows, split, p.splits, 4 * groups);
+  } else {
+    store_columns<T>(p.output, first_row + row, first, step,
+                     [&](int token) { return *reinterpret_cast<const float4*>(staged + token * pitch + row); });
+  }
   if (cluster > 1) {
     ptx::cluster_arrive_relaxed();
     ptx::cluster_wait();
@@ -239,11 +247,12 @@ void launch_wgmma(const LinearProblem& p, WgmmaPlan plan, Stream& stream) {
   const int clusters = (tiles + plan.share - 1) / plan.share;
   const size_t ring = static_cast<size_t>(params.stages) * stage_bytes<kTokens>(params.rows);
   const size_t sums = sizeof(float) * sum_pitch(plan.groups) * kTokens;
-  launch<linear_wgmma_kernel<T, kTokens>>({.grid = static_cast<unsigned>(clusters * plan.share * plan.splits),
-                                           .block = static_cast<unsigned>(plan.groups * 128 + 32),
-                                           .shared = std::max(ring, sums) + 1024,
-                                           .cluster = plan.share * plan.splits},
-                                          params, stream);
+  const LaunchShape shape{.grid = static_cast<unsigned>(clusters * plan.share * plan.splits),
+                          .block = static_cast<unsigned>(plan.groups * 128 + 32),
+                          .shared = std::max(ring, sums) + 1024,
+                          .cluster = plan.share * plan.splits};
+  p.output.largest.found != nullptr ? launch<linear_wgmma_kernel<T, kTokens, true>>(shape, params, stream)
+                                    : launch<linear_wgmma_kernel<T, kTokens, false>>(shape, params, stream);
 }
 
 template <class T>

@@ -8,6 +8,7 @@
 #include "backend/cuda/ptx/cluster.h"
 #include "backend/cuda/ptx/dependency.h"
 #include "backend/cuda/ptx/mma_sync.h"
+#include "backend/cuda/tile/largest_logit.h"
 
 namespace pinion::cuda {
 namespace {
@@ -211,13 +212,19 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant_
   __shared__ Shared s;
   const int32_t at = static_cast<int32_t>(blockIdx.x) / p.blocks;
   const RowSampling sampling = p.sampling[at];  // went up with the step
+  const bool stored = p.largest.stored == nullptr || p.largest.stored[at] != 0;
   ptx::wait_dependencies();
-  const float* logits = p.logits + int64_t{at} * p.vocab;
-  if (!find_largest_of_row(logits, p.vocab, s)) return;
   const auto choose = [&](int32_t token) {
     p.to.tokens[at] = token;
     if (p.to.host != nullptr) p.to.host[*p.to.slot * p.to.stride + at] = token;
   };
+  if (!stored) {  // the head has left the largest logit, and no row
+    const uint64_t found = p.largest.found[at];
+    if (blockIdx.x % p.blocks == 0 && threadIdx.x == 0) choose(packed_finite(found) ? packed_id(found) : kNotFinite);
+    return;
+  }
+  const float* logits = p.logits + int64_t{at} * p.vocab;
+  if (!find_largest_of_row(logits, p.vocab, s)) return;
   if (s.bad || s.most == -INFINITY || sampling.temperature == 0) {
     if (threadIdx.x == 0) choose(s.bad || s.most == -INFINITY ? kNotFinite : s.best);
     return;

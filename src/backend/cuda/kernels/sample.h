@@ -7,6 +7,7 @@ namespace pinion::cuda {
 
 struct SampleParams {
   const float* logits = nullptr;  // [rows, vocab]
+  LargestLogits largest;
   const RowSampling* sampling = nullptr;
   SampledTokens to;
   int32_t vocab = 0;

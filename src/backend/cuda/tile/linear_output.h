@@ -4,6 +4,7 @@
 #ifdef __CUDACC__
 #include "backend/cuda/ptx/mma_sync.h"
 #endif
+#include "backend/cuda/tile/largest_logit.h"
 #include "backend/cuda/tile/values.h"
 
 namespace pinion::cuda {
@@ -13,6 +14,8 @@ struct LinearOutput {
   ConstValues bias;  // [out], or null
   int32_t out = 0, tokens = 0;
   bool gated_silu = false;  // rows 2i and 2i + 1 of the weight are gate i and up i; `out` is even
+  // Not null: y are logits in f32 without a gate, and of tokens that are not `stored` the largest is left instead.
+  LargestLogits largest;
 };
 
 #ifdef __CUDACC__
@@ -103,6 +106,55 @@ __device__ inline void store_columns(const LinearOutput& o, int row, int first, 
   } else {
     f32 ? store_columns<float, false>(o, row, first, step, sum) : store_columns<T, false>(o, row, first, step, sum);
   }
+}
+
+// The largest of N logits from `row` on.
+template <int N>
+__device__ inline uint64_t largest_of_rows(const LinearOutput& o, int row, const float (&v)[N]) {
+  uint64_t most = 0;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    if (row + i >= o.out) break;
+    const float x = o.bias.data != nullptr ? v[i] + load(o.bias, row + i) : v[i];
+    most = max(most, packed_logit(logit_key(x), row + i));
+  }
+  return most;
+}
+
+// A head's sums in shared memory, sums[token * pitch + row - first_row] for tokens first, first + step, … and `rows`
+// rows, by `warps` warps, a token each at a time: 32 tokens a warp at most. Neighbouring lanes leave what they found of
+// neighbouring tokens together.
+__device__ inline void finish_head(const LinearOutput& o, const float* sums, int pitch, int first_row, int rows,
+                                   int first, int step, int warps) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int tokens = (o.tokens - first + step - 1) / step, each = (tokens + warps - 1) / warps;
+  const int count = min(each, tokens - warp * each);  // of this warp, and of lane j token j
+  const int begin = first + step * warp * each, own = begin + step * lane;
+  const uint32_t kept = __ballot_sync(~0u, lane < count && o.largest.stored[own] == 0);
+  const int last = min(rows, o.out - first_row);
+  uint64_t found = 0;
+  for (int j = 0; j < count; ++j) {
+    const int token = begin + step * j;
+    const float* row_sums = sums + token * pitch;
+    const auto logit = [&](int r) {
+      return o.bias.data != nullptr ? row_sums[r] + load(o.bias, first_row + r) : row_sums[r];
+    };
+    if ((kept >> j & 1) == 0) {
+      float* to = static_cast<float*>(o.y.data) + int64_t{token} * o.out + first_row;
+      for (int r = lane; r < last; r += 32) to[r] = logit(r);
+      continue;
+    }
+    uint32_t most = 0;
+    int id = INT32_MAX;
+#pragma unroll 4
+    for (int r = lane; r < last; r += 32) {
+      if (const uint32_t key = logit_key(logit(r)); key > most) most = key, id = first_row + r;
+    }
+    const uint32_t key = __reduce_max_sync(~0u, most);
+    id = __reduce_min_sync(~0u, most == key ? id : INT32_MAX);
+    if (lane == j && key != 0) found = packed_logit(key, id);
+  }
+  if (kept >> lane & 1) leave_largest(o.largest, own, found);
 }
 #endif
 
