@@ -82,7 +82,7 @@ class Run {
         ended();
         continue;
       }
-      e_.issue(batch, greedy);
+      e_.issue(batch, {.rows = greedy});
       if (step > 0) e_.collect(), ended();
     }
     if (e_.samples() && steps > 0) e_.collect(), ended();

@@ -1,5 +1,5 @@
-// The loop over an executor that chooses tokens itself: the same tokens, and rows of logits only where a request needs
-// them on the host.
+// The loop over an executor that chooses tokens itself: the same tokens and logprobs, and rows of logits only where a
+// request needs them on the host.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "runtime/engine_loop.h"
+#include "runtime/history_room.h"
 #include "runtime/mock_executor.h"
 
 namespace pinion {
@@ -29,6 +30,7 @@ OutputPiece run(EngineLoop& loop, Request r) {
   auto future = done->get_future();
   const auto ticket = loop.submit(std::move(r), [done, all](OutputPiece piece) {
     all->tokens.insert(all->tokens.end(), piece.tokens.begin(), piece.tokens.end());
+    all->logprobs.insert(all->logprobs.end(), piece.logprobs.begin(), piece.logprobs.end());
     all->error = piece.error;
     if (piece.finish != FinishReason::none) done->set_value(*all);
   });
@@ -82,18 +84,108 @@ TEST(DeviceSampling, TheHostsWorkIsWithoutItsWaits) {
   EXPECT_LT(seconds[seconds.size() / 2], 0.01);  // the median: a loaded machine may hold up a few
 }
 
-TEST(DeviceSampling, LeavesWhatItCannotDoToTheHost) {
+// Every parameter that changes a row before the draw, alone and with others.
+SamplingParams random_params(std::mt19937_64& random) {
+  SamplingParams p;
+  const auto token = [&] { return static_cast<int32_t>(random() % 24); };
+  p.temperature = random() % 5 == 0 ? 0 : 0.8f;
+  p.seed = random();
+  p.max_tokens = 1 + static_cast<int32_t>(random() % 25);
+  if (random() % 4 == 0) p.repetition_penalty = 1.2f;
+  if (random() % 4 == 0) p.presence_penalty = 0.7f, p.frequency_penalty = -0.4f;
+  for (auto n = random() % 4 == 0 ? random() % 6 : 0; n-- > 0;) p.logit_bias.emplace_back(token(), 1.5f);
+  for (auto n = random() % 4 == 0 ? random() % 60 : 0; n-- > 0;) {
+    auto& word = p.bad_words.emplace_back();
+    for (auto length = 1 + random() % 3; length-- > 0;) word.push_back(token());
+    if (word.size() == 1 && n % 8 != 0) p.bad_words.pop_back();  // or no token is left
+  }
+  if (random() % 4 == 0) p.stop_token_ids = {token()};
+  if (random() % 4 == 0) p.min_tokens = p.max_tokens / 2;
+  if (random() % 4 == 0) p.logprobs = static_cast<int32_t>(random() % 30);
+  if (random() % 5 == 0) p.ignore_eos = true;
+  return p;
+}
+
+TEST(DeviceSampling, HasEveryParameterAStepAhead) {
+  const MockConfig config{.eos = {3}};
+  MockSamplingExecutor executor(config);
+  EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {});
+  std::mt19937_64 random(2);
+  for (int i = 0; i < 300; ++i) {
+    Request r = request(1 + i % 20, 0);
+    r.sampling = random_params(random);
+    std::vector<TokenLogprob> want;
+    const auto tokens = tokens_alone(config, r, &want);
+    const OutputPiece got = run(loop, r);
+    ASSERT_EQ(got.tokens, tokens) << i;
+    ASSERT_EQ(got.logprobs.size(), r.sampling.logprobs < 0 ? 0 : tokens.size());
+    for (size_t t = 0; t < got.logprobs.size(); ++t) {
+      EXPECT_EQ(got.logprobs[t].token, tokens[t]);
+      EXPECT_EQ(got.logprobs[t].rank, want[t].rank);
+      EXPECT_EQ(got.logprobs[t].logprob, want[t].logprob);
+      EXPECT_EQ(got.logprobs[t].top, want[t].top);
+    }
+  }
+  EXPECT_EQ(executor.copied, 0);
+  EXPECT_EQ(executor.most_in_flight, 2);
+}
+
+// Once a sequence's history is on the device, the device keeps it.
+TEST(DeviceSampling, WritesAHistoryOnce) {
   const MockConfig config;
   MockSamplingExecutor executor(config);
   EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {});
+  for (int i = 1; i <= 50; ++i) {  // the room is for some 20 of them
+    Request r = request(7, i);
+    r.sampling.frequency_penalty = 1;
+    EXPECT_EQ(run(loop, r).tokens, tokens_alone(config, r));
+    EXPECT_EQ(executor.histories_written, i);
+  }
+}
+
+TEST(DeviceSampling, LeavesWhatItCannotDoToTheHost) {
+  const MockConfig config;
+  MockSamplingExecutor executor(config, {.edits = 2, .history = 10});
+  EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {});
   Request penalised = request(5, 3);
   penalised.sampling.repetition_penalty = 1.3f;
-  EXPECT_EQ(run(loop, penalised).tokens, tokens_alone(config, penalised));
-  EXPECT_EQ(executor.issued, 0);
-  Request logprobs = request(5, 3);
-  logprobs.sampling.logprobs = 2;
-  EXPECT_EQ(run(loop, logprobs).tokens, tokens_alone(config, logprobs));
-  EXPECT_EQ(executor.issued, 0);
+  Request biased = request(5, 3);
+  biased.sampling.logit_bias = {{1, 2.0f}, {2, 1.0f}, {2, 1.0f}};
+  for (const Request& r : {penalised, biased}) {
+    EXPECT_EQ(run(loop, r).tokens, tokens_alone(config, r));
+    EXPECT_EQ(executor.issued, 0);
+  }
+  Request prompt = request(5, 3);  // only the rows of its prompt
+  prompt.sampling.prompt_logprobs = 2;
+  EXPECT_EQ(run(loop, prompt).tokens, tokens_alone(config, prompt));
+  EXPECT_EQ(executor.issued, 11);
+}
+
+TEST(DeviceSampling, NoTokenLeftIsSaid) {
+  MockSamplingExecutor executor{MockConfig{}};
+  EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {});
+  Request r = request(5, 3);
+  for (int32_t id = 0; id < 24; ++id) r.sampling.bad_words.push_back({id});
+  const OutputPiece end = run(loop, r);
+  ASSERT_TRUE(end.error.has_value());
+  EXPECT_EQ(end.error->message.find("not finite"), std::string::npos);
+  EXPECT_NE(end.error->message.find("no token is left"), std::string::npos);
+  EXPECT_EQ(executor.copied, 0);
+}
+
+TEST(HistoryRoom, GivesOutWhatComesBack) {
+  HistoryRoom room(10);
+  auto a = room.take(4), b = room.take(3), c = room.take(3);
+  EXPECT_EQ(a.begin(), 0);
+  EXPECT_EQ(b.begin(), 4);
+  EXPECT_EQ(c.begin(), 7);
+  EXPECT_EQ(room.take(1).size(), 0);
+  a = {};
+  c = {};
+  EXPECT_EQ(room.take(5).size(), 0);  // 4 and 3, apart
+  b = {};
+  EXPECT_EQ(room.take(10).size(), 10);
+  EXPECT_EQ(room.take(10).begin(), 0);
 }
 
 TEST(DeviceSampling, ABrokenRowFailsItsRequest) {
@@ -129,11 +221,8 @@ TEST(DeviceSampling, AStepAheadChangesNothing) {
     for (int i = 0; i < 400; ++i) {
       Waiting& w = waiting.emplace_back();
       w.request = request(1 + static_cast<int32_t>(random() % 30), random());
-      w.request.sampling.max_tokens = 1 + static_cast<int32_t>(random() % 25);
-      if (i % 11 == 0) w.request.sampling.temperature = 0;
-      if (i % 5 == 0) w.request.sampling.ignore_eos = true;
-      if (i % 17 == 0) w.request.sampling.repetition_penalty = 1.2f;  // the host chooses
-      if (i % 13 == 0) w.request.sampling.min_tokens = w.request.sampling.max_tokens / 2;
+      w.request.sampling = random_params(random);
+      if (i % 17 == 0) w.request.sampling.prompt_logprobs = 1;  // the host chooses some
       auto done = std::make_shared<std::promise<void>>();
       w.done = done->get_future();
       const auto ticket = loop.submit(w.request, [done, all = w.all](OutputPiece piece) {

@@ -17,6 +17,7 @@ namespace pinion {
 namespace {
 
 constexpr size_t kAlign = 64;
+constexpr int64_t kMostCounted = int64_t{1} << 22;  // tokens of all histories together: 48 MiB
 size_t align(size_t n) {
   return (n + kAlign - 1) / kAlign * kAlign;
 }
@@ -215,14 +216,26 @@ Status EngineExecutor::load(ExecutorOptions options) {
   PINION_TRY(step_, StepData::create(g, kv_views, group_of_layer, groups_.size(), m.block_size, options_, device_));
   if (!device_.host_visible()) {
     PINION_TRY(logits_, device_.allocate_pinned(static_cast<size_t>(options_.max_outputs) * g.vocab_size * 4));
-    if (sampling_ = dynamic_cast<SamplingDevice*>(&device_); sampling_ != nullptr) {
-      const size_t bytes = sizeof(int32_t) * options_.max_outputs;
-      PINION_TRY(tokens_, device_.allocate(bytes));
-      PINION_TRY(tokens_host_, device_.allocate_pinned(2 * bytes));
-      step_->read_earlier_tokens_at(reinterpret_cast<const int32_t*>(tokens_->data()));
-    }
+    if (sampling_ = dynamic_cast<SamplingDevice*>(&device_); sampling_ != nullptr) PINION_OK(make_room_to_sample());
     PINION_OK(record_decode_steps());
   }
+  return {};
+}
+
+Status EngineExecutor::make_room_to_sample() {
+  const size_t rows = 2 * static_cast<size_t>(options_.max_outputs);
+  PINION_TRY(tokens_, device_.allocate(rows * sizeof(int32_t)));
+  PINION_TRY(tokens_host_, device_.allocate_pinned(rows * sizeof(int32_t)));
+  PINION_TRY(logprobs_host_, device_.allocate_pinned(rows * (1 + kMaxLogprobs) * sizeof(LogprobEntry)));
+  step_->read_earlier_tokens_at(reinterpret_cast<const int32_t*>(tokens_->data()));
+  // As much as every sequence may ever need, but no more than kMostCounted: it is for those with penalties alone.
+  const int64_t longest = 1 + std::min<int64_t>(options_.max_seq_len, engine_.graph().vocab_size);
+  room_ = {
+      .edits = StepData::most_edits(options_),
+      .history = static_cast<int32_t>(std::min(options_.max_batch_size * longest, std::max(kMostCounted, longest)))};
+  PINION_TRY(edited_, device_.allocate(room_.edits * sizeof(float)));
+  PINION_TRY(histories_, device_.allocate(room_.history * sizeof(TokenCount)));
+  PINION_TRY(penalized_, device_.allocate(room_.history * sizeof(float)));
   return {};
 }
 
@@ -328,15 +341,20 @@ void EngineExecutor::launch_head(const Kernel& kernel, const LaunchArgs& args) {
 void EngineExecutor::sample() {
   sampling_->sample_rows(tensor(engine_.graph().logits).as<float>(),
                          found_largest_ ? step_->largest() : LargestLogits{}, step_->sampling(),
+                         {.edits = step_->edits(),
+                          .edited = reinterpret_cast<float*>(edited_->data()),
+                          .histories = reinterpret_cast<TokenCount*>(histories_->data()),
+                          .penalized = reinterpret_cast<float*>(penalized_->data())},
                          {.tokens = reinterpret_cast<int32_t*>(tokens_->data()),
                           .host = reinterpret_cast<int32_t*>(tokens_host_->data()),
+                          .logprobs = reinterpret_cast<LogprobEntry*>(logprobs_host_->data()),
                           .slot = step_->slot_on_device(),
                           .stride = options_.max_outputs},
                          step_->view().outputs, engine_.graph().vocab_size, *stream_);
   ++launches_;
 }
 
-size_t EngineExecutor::run(const Batch& batch, std::span<const RowSampling> sampling) {
+size_t EngineExecutor::run(const Batch& batch, const StepSampling& sampling) {
   StepSizes sizes = step_->sizes(batch);
   const auto outputs = static_cast<size_t>(sizes.outputs);
   const RecordedStep* recorded = recorded_step(batch);
@@ -352,7 +370,7 @@ size_t EngineExecutor::run(const Batch& batch, std::span<const RowSampling> samp
     if (device_.host_visible()) computing.emplace(waited_seconds_);
     launch_all(&batch);
     computing.reset();
-    if (!sampling.empty()) sample();
+    if (!sampling.rows.empty()) sample();
   }
   return batch.logits ? outputs : 0;
 }
@@ -372,11 +390,16 @@ std::span<const float> EngineExecutor::forward(const Batch& batch) {
   return {rows, n};
 }
 
-void EngineExecutor::issue(const Batch& batch, std::span<const RowSampling> rows) {
+void EngineExecutor::issue(const Batch& batch, const StepSampling& sampling) {
   check(sampling_ != nullptr, "this device does not sample");
   check(flights_.size() < 2, "two steps are under way");
-  const size_t n = run(batch, rows);
-  check(rows.size() == n, "every row of logits needs its sampling");
+  for (const HistoryWrite& h : sampling.histories) {
+    check(h.at >= 0 && h.at + std::ssize(h.counts) <= room_.history, "a history lies outside of its memory");
+    stream_->copy_to_device(histories_->data() + h.at * sizeof(TokenCount), h.counts.data(),
+                            h.counts.size() * sizeof(TokenCount));
+  }
+  const size_t n = run(batch, sampling);
+  check(sampling.rows.size() == n, "every row of logits needs its sampling");
   flights_.push_back({begun_, stream_->mark(), step_->slot(), n});
 }
 
@@ -390,7 +413,14 @@ std::span<const int32_t> EngineExecutor::collect() {
   }
   device_seconds_ += stream_->seconds_between(flight.begin, flight.end);
   const auto* tokens = reinterpret_cast<const int32_t*>(tokens_host_->data());
+  collected_ = flight.slot;
   return {tokens + static_cast<size_t>(flight.slot) * options_.max_outputs, flight.rows};
+}
+
+std::span<const LogprobEntry> EngineExecutor::logprobs(size_t row) const {
+  constexpr size_t kEntries = 1 + kMaxLogprobs;
+  const auto* all = reinterpret_cast<const LogprobEntry*>(logprobs_host_->data());
+  return {all + (static_cast<size_t>(collected_) * options_.max_outputs + row) * kEntries, kEntries};
 }
 
 void EngineExecutor::move_blocks(std::span<const BlockCopy> copies, bool awaited) {

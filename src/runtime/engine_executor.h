@@ -50,8 +50,10 @@ class EngineExecutor : public Executor {
   int32_t hidden_size() const override;
   std::span<const float> hidden() const override { return hidden_; }
   bool samples() const override { return sampling_ != nullptr; }
-  void issue(const Batch& batch, std::span<const RowSampling> rows) override;
+  SamplingRoom sampling_room() const override { return room_; }
+  void issue(const Batch& batch, const StepSampling& sampling) override;
   std::span<const int32_t> collect() override;
+  std::span<const LogprobEntry> logprobs(size_t row) const override;
   double device_seconds() const override { return device_seconds_; }
   double waited_seconds() const override { return waited_seconds_; }
   void move_blocks(std::span<const BlockCopy> copies, bool awaited) override;
@@ -70,9 +72,10 @@ class EngineExecutor : public Executor {
   void launch_all(const Batch* batch = nullptr);  // `batch`: what it wants beside the logits
   void keep_hidden();                             // copies what the head reads
   void launch_head(const Kernel& kernel, const LaunchArgs& args);
+  Status make_room_to_sample();
   void sample();
   // Up to the logits on the device, and the tokens where it samples; returns the rows of logits.
-  size_t run(const Batch& batch, std::span<const RowSampling> sampling);
+  size_t run(const Batch& batch, const StepSampling& sampling);
   void show(size_t node, std::span<TensorView> outputs);
 
   // Decode steps (a token and an output per sequence) of some sizes, recorded at load: a step runs as the smallest that
@@ -108,14 +111,17 @@ class EngineExecutor : public Executor {
   std::vector<float> hidden_;
   NodeObserver observer_;
   NodeEditor editor_;
-  SamplingDevice* sampling_ = nullptr;            // null: tokens are chosen on the host
-  std::unique_ptr<Buffer> tokens_, tokens_host_;  // of max_outputs rows; pinned, of two steps in turn
+  SamplingDevice* sampling_ = nullptr;  // null: tokens are chosen on the host
+  SamplingRoom room_;
+  std::unique_ptr<Buffer> tokens_, tokens_host_, logprobs_host_;  // of max_outputs rows of two steps in turn; pinned
+  std::unique_ptr<Buffer> edited_, histories_, penalized_;        // SamplingMemory's
   struct Flight {
     uint64_t begin = 0, end = 0;  // marks
     int32_t slot = 0;
     size_t rows = 0;
   };
   std::vector<Flight> flights_;  // issued and not collected, at most two
+  int32_t collected_ = 0;        // the slot of the step collected last
   uint64_t begun_ = 0;           // the mark after the last step's data went up
   double device_seconds_ = 0, waited_seconds_ = 0;
   std::unique_ptr<StepData> step_;

@@ -2,6 +2,7 @@
 #include "runtime/engine_loop.h"
 
 #include <algorithm>
+#include <iterator>
 #include <random>
 #include <utility>
 
@@ -60,6 +61,13 @@ SchedulerLimits limits_of(const Executor& executor, const LoopOptions& o) {
           .policy = o.policy};
 }
 
+// Without those that the model has no logit for: they are never put out, and never masked.
+std::vector<int32_t> known_ids(std::span<const int32_t> ids, int32_t vocab_size) {
+  std::vector<int32_t> known;
+  std::ranges::copy_if(ids, std::back_inserter(known), [&](int32_t id) { return id >= 0 && id < vocab_size; });
+  return known;
+}
+
 }  // namespace
 
 EngineLoop::Impl::Impl(Executor& e, TextDecoderFactory t, LoopOptions o)
@@ -69,7 +77,8 @@ EngineLoop::Impl::Impl(Executor& e, TextDecoderFactory t, LoopOptions o)
       pool(pool_options(e, options)),
       scheduler(limits_of(e, options), pool),
       sampler(e.vocab_size()),
-      eos(e.eos_token_ids().begin(), e.eos_token_ids().end()) {}
+      history_room(e.sampling_room().history),
+      eos(known_ids(e.eos_token_ids(), e.vocab_size())) {}
 
 // ---- any thread
 // ------------------------------------------------------------------------------------------------------
@@ -117,6 +126,8 @@ std::unique_ptr<Sequence> EngineLoop::Impl::make_sequence(Request request, Outpu
   seq->sampler.seed = p.seed ? *p.seed : uint64_t{device()} << 32 | device();
   seq->sampler.ending = p.stop_token_ids;
   if (!p.ignore_eos) seq->sampler.ending.insert(seq->sampler.ending.end(), eos.begin(), eos.end());
+  seq->sampler.biases = p.logit_bias;
+  std::ranges::stable_sort(seq->sampler.biases, {}, &std::pair<int32_t, float>::first);
   seq->root.cache_salt = request.cache_salt;
   if (make_text)
     seq->text = std::make_unique<OutputText>(make_text(request.prompt, p.skip_special_tokens), p.stop, p.include_stop);

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "runtime/device_draws.h"
 #include "runtime/engine_loop.h"
 #include "runtime/executor.h"
 #include "runtime/scheduler.h"
@@ -34,13 +35,12 @@ struct EngineLoop::Impl {
   void take(const Plan& plan);  // commits it and counts what it admits
   // The copies that the plan's pages need, and those to the host that later ones would; false: the step has failed.
   bool move_blocks(const Plan& plan);
-  const Batch& batch_of(const Plan& plan);                       // `batch`, whose memory each step takes again
-  void run_whole(const Plan& plan);                              // and choose tokens on the host
-  void issue(Plan plan, std::span<const RowSampling> sampling);  // and go on planning
-  void collect();                                                // the oldest issued step
-  void abandon_steps();                                          // at the end: nothing runs any more
-  std::optional<std::vector<RowSampling>> device_sampling(const Plan& plan) const;  // nothing: the host must choose
-  Status read_token(Sequence& seq, int32_t token, OutputPiece& piece);
+  const Batch& batch_of(const Plan& plan);              // `batch`, whose memory each step takes again
+  void run_whole(const Plan& plan);                     // and choose tokens on the host
+  void issue(Plan plan, const StepSampling& sampling);  // and go on planning
+  void collect();                                       // the oldest issued step
+  void abandon_steps();                                 // at the end: nothing runs any more
+  Status read_token(Sequence& seq, int32_t token, std::span<const LogprobEntry> logprobs, OutputPiece& piece);
   void fail_all(std::span<const PlanItem> items, const std::string& why);
   Status read_rows(const PlanItem& item, std::span<const float> rows, OutputPiece& piece);
   Status pool_rows(const PlanItem& item, std::span<const float> hidden, OutputPiece& piece);
@@ -55,6 +55,7 @@ struct EngineLoop::Impl {
   BlockPool pool;
   Scheduler scheduler;
   Sampler sampler;
+  HistoryRoom history_room;  // outlives the sequences
   const std::vector<int32_t> eos;
 
   // The engine thread's own; `turn_mutex` is held while it works, so that integrity() can look in between.

@@ -112,13 +112,13 @@ void EngineLoop::Impl::turn(std::span<Sequence* const> arrived, const std::vecto
 void EngineLoop::Impl::step() {
   Plan plan = scheduler.plan(queues);
   const bool nothing = plan.items.empty() && plan.preempted.empty();
-  const auto sampling = nothing ? std::nullopt : device_sampling(plan);
-  if (!flights.empty() && !sampling) return collect();
+  const auto draws = nothing ? std::nullopt : device_draws(plan, executor, history_room);
+  if (!flights.empty() && !draws) return collect();
   check(!nothing, "nothing can run, and requests wait");
   take(plan);
   if (plan.items.empty() || !move_blocks(plan)) return;
-  if (!sampling) return run_whole(plan);
-  issue(std::move(plan), *sampling);
+  if (!draws) return run_whole(plan);
+  issue(std::move(plan), draws->sampling());
   if (flights.size() > 1) collect();
 }
 
@@ -225,7 +225,7 @@ void EngineLoop::Impl::run_whole(const Plan& plan) {
   }
 }
 
-void EngineLoop::Impl::issue(Plan plan, std::span<const RowSampling> sampling) {
+void EngineLoop::Impl::issue(Plan plan, const StepSampling& sampling) {
   try {
     executor.issue(batch_of(plan), sampling);
   } catch (const std::exception& e) {
@@ -243,6 +243,7 @@ void EngineLoop::Impl::issue(Plan plan, std::span<const RowSampling> sampling) {
     seq.row = row++;
     seq.tokens.push_back(0);
     ++seq.unknown;
+    if (seq.history_range.size() > 0) seq.counted = seq.length() - seq.prompt_len;
   }
 }
 
@@ -259,14 +260,16 @@ void EngineLoop::Impl::collect() {
     std::erase_if(leaving, [&](const auto& seq) { return seq->last_step <= flight.step; });
     return;
   }
+  size_t next_row = 0;
   for (size_t i = 0; i < flight.items.size(); ++i) {
     const PlanItem& item = flight.items[i];
     Sequence& seq = *item.seq;
-    std::optional<int32_t> token;
-    if (item.outputs > 0) token = tokens.front(), tokens = tokens.subspan(1);
+    const bool drawn = item.outputs > 0;
+    const size_t row = next_row;
+    next_row += drawn ? 1 : 0;
     if (seq.ended) continue;
     OutputPiece piece;
-    if (const Status read = token ? read_token(seq, *token, piece) : Status{}; !read) {
+    if (const Status read = drawn ? read_token(seq, tokens[row], executor.logprobs(row), piece) : Status{}; !read) {
       fail_sequence(seq, read.error(), std::move(piece));
       continue;
     }
@@ -293,29 +296,6 @@ void EngineLoop::Impl::fail_all(std::span<const PlanItem> items, const std::stri
     if (item.seq->ended) continue;
     fail_sequence(*item.seq, fail(Errc::internal, "the device failed during this request", why, "try again"));
   }
-}
-
-// What the device draws with, when it can do all that the step's requests ask for.
-std::optional<std::vector<RowSampling>> EngineLoop::Impl::device_sampling(const Plan& plan) const {
-  if (!executor.samples()) return std::nullopt;
-  std::vector<RowSampling> rows;
-  rows.reserve(plan.items.size());
-  for (const PlanItem& item : plan.items) {
-    const Sequence& seq = *item.seq;
-    if (item.outputs == 0) continue;
-    const SamplingParams& p = seq.request.sampling;
-    const int32_t position = item.past + item.tokens - seq.prompt_len;  // of the token in the output
-    const bool plain = item.outputs == 1 && !seq.pools() && item.past + item.tokens == seq.length() && p.logprobs < 0 &&
-                       p.prompt_logprobs < 0 && !p.penalizes() && p.logit_bias.empty() && p.bad_words.empty() &&
-                       position >= p.min_tokens;
-    if (!plain) return std::nullopt;
-    rows.push_back({.temperature = p.temperature,
-                    .top_p = p.top_p,
-                    .min_p = p.min_p,
-                    .top_k = p.top_k,
-                    .uniform = Sampler::uniform(seq.sampler.seed, position)});
-  }
-  return rows;
 }
 
 // What a sequence's rows say: logprobs of prompt tokens, and its next token when the last row is of its last token.
@@ -360,12 +340,18 @@ Status EngineLoop::Impl::pool_rows(const PlanItem& item, std::span<const float> 
   return {};
 }
 
-Status EngineLoop::Impl::read_token(Sequence& seq, int32_t token, OutputPiece& piece) {
-  if (token == kNotFinite) {
-    return fail(Errc::internal, "numerical_error: the logits are not finite", {},
-                "this request's input breaks the model's arithmetic; `pinion diff` names the first layer");
+Status EngineLoop::Impl::read_token(Sequence& seq, int32_t token, std::span<const LogprobEntry> logprobs,
+                                    OutputPiece& piece) {
+  if (token == kNotFinite) return not_finite_error();
+  if (token == kNoneLeft) return none_left_error();
+  Sampled sampled{.token = token, .logprob = {}};
+  if (const int32_t top = seq.request.sampling.logprobs; top >= 0) {
+    const auto n = static_cast<size_t>(std::min(top, executor.vocab_size()));
+    check(logprobs.size() > n, "the executor returned no logprobs");
+    sampled.logprob = {.token = token, .logprob = logprobs[0].logprob, .rank = logprobs[0].token, .top = {}};
+    for (const LogprobEntry& e : logprobs.subspan(1, n)) sampled.logprob.top.emplace_back(e.token, e.logprob);
   }
-  append(seq, Sampled{.token = token, .logprob = {}}, piece);
+  append(seq, sampled, piece);
   return {};
 }
 

@@ -35,6 +35,24 @@ struct Batch {
   bool logits = true;   // false, with `hidden`: the head does not run, and forward() returns nothing
 };
 
+// A history to be written before the step's rows are drawn: {entries, room}, then the entries.
+struct HistoryWrite {
+  int32_t at = 0;
+  std::vector<TokenCount> counts;
+};
+
+// What the rows of an issued step are drawn with. RowSampling::edits are indices of `edits`.
+struct StepSampling {
+  std::span<const RowSampling> rows;  // one per row of logits
+  std::span<const LogitEdit> edits = {};
+  std::span<const HistoryWrite> histories = {};
+};
+
+struct SamplingRoom {
+  int32_t edits = 0;    // in one step
+  int32_t history = 0;  // entries of all histories together
+};
+
 struct KvGroupInfo {
   int32_t window = 0;  // 0: full
   int32_t layers = 0;
@@ -70,22 +88,28 @@ class Executor {
   virtual std::span<const float> hidden() const { return {}; }
   // Where the device chooses tokens itself, a step may be issued while the one before it runs, two at a time.
   virtual bool samples() const { return false; }
-  // Runs the batch without waiting for it. `rows`: one per row of logits, all of which stay on the device. What the
-  // spans point to is read before this returns. Throws DeviceError.
-  virtual void issue(const Batch& batch, std::span<const RowSampling> rows) {
-    (void)batch, (void)rows;
+  virtual SamplingRoom sampling_room() const { return {}; }
+  // Runs the batch without waiting for it; the rows of logits stay on the device. What the spans point to is read
+  // before this returns. Throws DeviceError.
+  virtual void issue(const Batch& batch, const StepSampling& sampling) {
+    (void)batch, (void)sampling;
     check(false, "this executor does not sample");
   }
-  // Waits for the oldest issued step that was not collected: a token per row (kNotFinite: the row is broken), valid
-  // until the next but one issue. Throws DeviceError; the step then counts as collected.
+  // Waits for the oldest issued step that was not collected: a token per row (kNotFinite, kNoneLeft: there is none),
+  // valid until the next but one issue. Throws DeviceError; the step then counts as collected.
   virtual std::span<const int32_t> collect() { return {}; }
+  // Of a row of the step collected last that asked for them (and has a token), valid as long: as LogprobEntry says.
+  virtual std::span<const LogprobEntry> logprobs(size_t row) const {
+    (void)row;
+    return {};
+  }
   // What the device took for the steps collected so far, without the copies that bring a step up; 0: not measured.
   virtual double device_seconds() const { return 0; }
   // What the caller's thread has waited for the device inside these calls so far, or computed in its place where the
   // device computes on the host: the rest of the calls' time is the host's own work.
   virtual double waited_seconds() const { return 0; }
   std::span<const int32_t> forward_sampled(const Batch& batch, std::span<const RowSampling> rows) {
-    issue(batch, rows);
+    issue(batch, {.rows = rows});
     return collect();
   }
   // Copies pages to slots of the host tier and back, in the order given and of the calls, beside the steps: copies to

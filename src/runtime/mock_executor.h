@@ -132,17 +132,27 @@ class MockExecutor : public Executor {
 };
 
 // The same where tokens are chosen on the device, one step ahead: a token that the step before chooses is looked up
-// when the step is issued, as a device would, and the host hears of it when it collects. Temperature alone.
+// when the step is issued, as a device would, and the host hears of it when it collects. Temperature alone, with all
+// edits, histories and logprobs.
 class MockSamplingExecutor : public MockExecutor {
  public:
-  using MockExecutor::MockExecutor;
+  explicit MockSamplingExecutor(MockConfig config, SamplingRoom room = {.edits = 500, .history = 400})
+      : MockExecutor(std::move(config)), room_(room), histories_(room.history) {}
   bool samples() const override { return true; }
+  SamplingRoom sampling_room() const override { return room_; }
   std::function<void()> collecting;  // called before each collect; may throw
-  int issued = 0, copied = 0, most_in_flight = 0;
+  int issued = 0, copied = 0, most_in_flight = 0, histories_written = 0;
   bool broken = false;  // every row
 
-  void issue(const Batch& batch, std::span<const RowSampling> rows) override {
+  void issue(const Batch& batch, const StepSampling& sampling) override {
     check(flights_.size() < 2, "two steps are under way");
+    check(sampling.edits.size() <= static_cast<size_t>(room_.edits), "more edits than there is room for");
+    for (const HistoryWrite& h : sampling.histories) {
+      check(h.at >= 0 && h.at + std::ssize(h.counts) <= room_.history, "a history outside of its memory");
+      check(h.counts[0].token == std::ssize(h.counts) - 1 && h.counts[0].token <= h.counts[0].count, "its head");
+      std::ranges::copy(h.counts, histories_.begin() + h.at);
+      ++histories_written;
+    }
     Batch resolved = batch;
     std::vector<std::vector<int32_t>> patched;
     for (BatchSeq& s : resolved.seqs) {
@@ -153,12 +163,18 @@ class MockSamplingExecutor : public MockExecutor {
       s.tokens = tokens;
     }
     const auto logits = MockExecutor::forward(resolved);
-    check(logits.size() == rows.size() * vocab_size(), "a row, a sampling");
-    last_.clear();
-    for (size_t r = 0; r < rows.size(); ++r) {
-      last_.push_back(broken ? kNotFinite : draw(logits.subspan(r * vocab_size(), vocab_size()), rows[r]));
+    check(logits.size() == sampling.rows.size() * vocab_size(), "a row, a sampling");
+    Flight& flight = flights_.emplace_back();
+    for (size_t r = 0; r < sampling.rows.size(); ++r) {
+      const auto row = logits.subspan(r * vocab_size(), vocab_size());
+      flight.tokens.push_back(broken ? kNotFinite : choose(row, sampling.rows[r], sampling.edits));
+      auto& entries = flight.logprobs.emplace_back();
+      if (sampling.rows[r].logprobs < 0 || flight.tokens.back() < 0) continue;
+      const TokenLogprob of = *Sampler::logprob(row, flight.tokens.back(), sampling.rows[r].logprobs);
+      entries.push_back({of.rank, of.logprob});
+      for (const auto& [token, logprob] : of.top) entries.push_back({token, logprob});
     }
-    flights_.push_back(last_);
+    last_ = flight.tokens;
     ++issued;
     most_in_flight = std::max(most_in_flight, static_cast<int>(flights_.size()));
   }
@@ -167,8 +183,9 @@ class MockSamplingExecutor : public MockExecutor {
     collected_ = std::move(flights_.front());
     flights_.erase(flights_.begin());
     if (collecting) collecting();
-    return collected_;
+    return collected_.tokens;
   }
+  std::span<const LogprobEntry> logprobs(size_t row) const override { return collected_.logprobs[row]; }
   std::span<const float> forward(const Batch& batch) override {
     check(flights_.empty(), "steps were not collected");
     ++copied;
@@ -176,23 +193,61 @@ class MockSamplingExecutor : public MockExecutor {
   }
 
  private:
-  static int32_t draw(std::span<const float> row, const RowSampling& r) {
-    if (r.temperature == 0) return static_cast<int32_t>(std::ranges::max_element(row) - row.begin());
-    double total = 0, reached = 0;
-    for (const float x : row) total += std::exp(static_cast<double>(x) / r.temperature);
-    for (size_t token = 0; token + 1 < row.size(); ++token) {
-      reached += std::exp(static_cast<double>(row[token]) / r.temperature);
-      if (r.uniform * total < reached) return static_cast<int32_t>(token);
+  int32_t choose(std::span<const float> logits, const RowSampling& r, std::span<const LogitEdit> edits) {
+    std::vector<float> row(logits.begin(), logits.end());
+    for (const LogitEdit& e : edits.subspan(r.edits, r.masks)) {
+      check(e.after < 0 || r.earlier_row >= 0, "a mask after a token that no row gives");
+      if (e.after < 0 || e.after == last_.at(r.earlier_row)) row.at(e.token) += e.bias;
     }
-    return static_cast<int32_t>(row.size()) - 1;
+    for (const LogitEdit& e : edits.subspan(r.edits + r.masks, r.biases)) row.at(e.token) += e.bias;
+    if (r.history < 0) return draw(row, r);
+    TokenCount& head = histories_.at(r.history);
+    const auto counts = std::span(histories_).subspan(r.history + 1, head.token);
+    for (const TokenCount& c : counts) {
+      float& x = row.at(c.token);
+      x = x > 0 ? x / r.repetition_penalty : x * r.repetition_penalty;
+      if (c.count > 0) x -= r.frequency_penalty * static_cast<float>(c.count) + r.presence_penalty;
+    }
+    const int32_t token = draw(row, r);
+    if (token < 0) return token;
+    if (const auto it = std::ranges::find(counts, token, &TokenCount::token); it != counts.end()) {
+      ++it->count;
+    } else {
+      check(head.token < head.count, "the history is longer than its room");
+      histories_.at(r.history + 1 + head.token++) = {token, 1};
+    }
+    return token;
+  }
+  static int32_t draw(std::span<const float> row, const RowSampling& r) {
+    const float most = std::ranges::max(row);
+    if (most == -std::numeric_limits<float>::infinity()) return kNoneLeft;
+    if (r.temperature == 0) return static_cast<int32_t>(std::ranges::find(row, most) - row.begin());
+    const auto weight = [&](float x) { return std::exp((static_cast<double>(x) - most) / r.temperature); };
+    double total = 0, reached = 0;
+    for (const float x : row) total += weight(x);
+    int32_t last = 0;
+    for (int32_t token = 0; token < std::ssize(row); ++token) {
+      if (weight(row[token]) > 0) last = token;
+      reached += weight(row[token]);
+      if (r.uniform * total < reached) return token;
+    }
+    return last;
   }
 
-  std::vector<std::vector<int32_t>> flights_;
-  std::vector<int32_t> last_, collected_;
+  struct Flight {
+    std::vector<int32_t> tokens;
+    std::vector<std::vector<LogprobEntry>> logprobs;
+  };
+  SamplingRoom room_;
+  std::vector<TokenCount> histories_;
+  std::vector<Flight> flights_;
+  std::vector<int32_t> last_;
+  Flight collected_;
 };
 
 // The tokens that a request gives alone: one token per forward over private blocks, no scheduler and no pool.
-inline std::vector<int32_t> tokens_alone(MockConfig config, const Request& request) {
+inline std::vector<int32_t> tokens_alone(MockConfig config, const Request& request,
+                                         std::vector<TokenLogprob>* logprobs = nullptr) {
   const int32_t end = static_cast<int32_t>(request.prompt.size()) + request.sampling.max_tokens;
   const int32_t blocks = end / config.block_size + 1;
   config.options.num_blocks = blocks * static_cast<int32_t>(config.windows.size());
@@ -203,7 +258,8 @@ inline std::vector<int32_t> tokens_alone(MockConfig config, const Request& reque
     for (int32_t b = 0; b < blocks; ++b) table.push_back(next++);
   Sampler sampler(config.vocab);
   SamplerState state{.seed = request.sampling.seed.value_or(0)};
-  if (!request.sampling.ignore_eos) state.ending = config.eos;
+  state.ending = request.sampling.stop_token_ids;
+  if (!request.sampling.ignore_eos) state.ending.insert(state.ending.end(), config.eos.begin(), config.eos.end());
   TokenHistory history;
   for (const int32_t t : request.prompt) history.add_prompt(t);
   std::vector<int32_t> tokens = request.prompt, output;
@@ -221,8 +277,12 @@ inline std::vector<int32_t> tokens_alone(MockConfig config, const Request& reque
     check(sampled.ok(), "the mock's logits are finite");
     tokens.push_back(sampled->token);
     output.push_back(sampled->token);
+    if (logprobs != nullptr) logprobs->push_back(sampled->logprob);
     history.add_output(sampled->token);
     if (!request.sampling.ignore_eos && std::ranges::find(config.eos, sampled->token) != config.eos.end()) break;
+    if (std::ranges::find(request.sampling.stop_token_ids, sampled->token) != request.sampling.stop_token_ids.end()) {
+      break;
+    }
   }
   return output;
 }

@@ -33,9 +33,7 @@ Result<float> row_max(std::span<const float> logits) {
     nan |= std::isnan(x);
     best = std::max(best, x);
   }
-  if (nan || best == std::numeric_limits<float>::infinity())
-    return fail(Errc::internal, "numerical_error: the logits are not finite", {},
-                "this request's input breaks the model's arithmetic; `pinion diff` names the first layer");
+  if (nan || best == std::numeric_limits<float>::infinity()) return not_finite_error();
   if (best == kImpossible) return fail(Errc::internal, "numerical_error: every token is impossible");
   return best;
 }
@@ -50,6 +48,16 @@ void penalize(std::span<float> row, const SamplingParams& p, const TokenHistory&
 }
 
 }  // namespace
+
+Error not_finite_error() {
+  return fail(Errc::internal, "numerical_error: the logits are not finite", {},
+              "this request's input breaks the model's arithmetic; `pinion diff` names the first layer");
+}
+
+Error none_left_error() {
+  return fail(Errc::internal, "no token is left to choose from", {},
+              "bad_words, min_tokens, logit_bias and the penalties together rule out every token");
+}
 
 Status validate(const SamplingParams& p, int32_t vocab_size) {
   if (!(p.temperature >= 0) || std::isinf(p.temperature))
@@ -138,9 +146,7 @@ Result<Sampled> Sampler::sample(std::span<const float> logits, const SamplingPar
     for (const int32_t id : state.ending) row_[id] = kImpossible;
   for (const auto& [id, bias] : p.logit_bias) row_[id] += bias;
   penalize(row_, p, history);
-  if (auto left = row_max(row_); !left)
-    return fail(Errc::internal, "no token is left to choose from", {},
-                "bad_words, min_tokens, logit_bias and the penalties together rule out every token");
+  if (!row_max(row_)) return none_left_error();
 
   Sampled result;
   result.token = p.temperature == 0 ? static_cast<int32_t>(std::ranges::max_element(row_) - row_.begin())

@@ -13,15 +13,18 @@
 #include <unordered_map>
 #include <vector>
 
+#include "backend/sampling.h"
 #include "base/result.h"
 #include "runtime/request.h"
 
 namespace pinion {
 
-inline constexpr int32_t kMaxLogprobs = 128;  // bounds the memory of prompt_logprobs
-
 // Refuses what cannot be meant: each error names the field.
 Status validate(const SamplingParams& params, int32_t vocab_size);
+
+// Why a row has no token.
+Error not_finite_error();
+Error none_left_error();
 
 // How often each token occurs, for the penalties.
 class TokenHistory {
@@ -37,7 +40,8 @@ class TokenHistory {
 // What is worked out once per request.
 struct SamplerState {
   uint64_t seed = 0;
-  std::vector<int32_t> ending;  // ids that end the output: masked until min_tokens
+  std::vector<int32_t> ending;                    // ids that end the output: masked until min_tokens
+  std::vector<std::pair<int32_t, float>> biases;  // logit_bias by id, those of one id in their order
 };
 
 struct Sampled {

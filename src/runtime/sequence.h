@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/block_pool.h"
+#include "runtime/history_room.h"
 #include "runtime/output_text.h"
 #include "runtime/request.h"
 #include "runtime/sampler.h"
@@ -37,7 +38,9 @@ struct Sequence {
   int32_t prompt_logprobs = -1;  // as requested; the prompt then needs every row of logits, so no prefix is reused
   int32_t prompt_rows = 0;       // prompt positions whose logits were seen: recomputing does not ask again
 
-  TokenHistory history;  // empty where nothing is penalised: counting costs more than the rest of a token
+  TokenHistory history;              // empty where nothing is penalised: counting costs more than the rest of a token
+  HistoryRoom::Range history_range;  // where the device counts tokens, once it does
+  int32_t counted = -1;              // output tokens that it has counted, or will have when the issued steps have run
   SamplerState sampler;
   std::unique_ptr<OutputText> text;  // null without a tokenizer
   std::vector<TokenLogprob> prompt_entries;

@@ -46,7 +46,7 @@ Result<std::unique_ptr<StepData>> StepData::create(const Graph& graph, std::span
                        .seqs = limits.max_batch_size,
                        .outputs = limits.max_outputs,
                        .max_blocks = (limits.max_seq_len + block_size - 1) / block_size};
-  const size_t n = bytes(graph, groups, most);
+  const size_t n = bytes(graph, groups, most) + align(most_edits(limits) * sizeof(LogitEdit));
   PINION_TRY(data->host_[0], device.allocate_pinned(n));
   if (!device.host_visible()) {
     PINION_TRY(data->host_[1], device.allocate_pinned(n));
@@ -75,7 +75,7 @@ StepSizes StepData::sizes(const Batch& batch) const {
   return s;
 }
 
-void StepData::lay_out(const StepSizes& s) {
+void StepData::lay_out(const StepSizes& s, size_t edits) {
   size_t at = 0;
   std::byte* const host = host_[slot_]->data();
   const ptrdiff_t to_device = device_ ? device_->data() - host : 0;
@@ -115,13 +115,13 @@ void StepData::lay_out(const StepSizes& s) {
     kv_views_[l].block_table = device_tables_[group_of_layer_[l]];
     kv_views_[l].max_blocks = s.max_blocks;
   }
+  if (device_) device_edits_ = take(edits_, edits);  // last: their number is no part of the layout
   view_.rope = rope_views_;
   view_.kv = kv_views_;
   used_ = at;
 }
 
-void StepData::bind(const Batch& batch, const StepSizes& sizes, std::span<const RowSampling> sampling,
-                    bool keep_logits) {
+void StepData::bind(const Batch& batch, const StepSizes& sizes, const StepSampling& sampling, bool keep_logits) {
   const StepSizes own = this->sizes(batch);
   check(own.tokens <= sizes.tokens && own.seqs <= sizes.seqs && own.outputs <= sizes.outputs &&
             own.max_blocks <= sizes.max_blocks && own.max_context <= sizes.max_context,
@@ -131,12 +131,14 @@ void StepData::bind(const Batch& batch, const StepSizes& sizes, std::span<const 
   check(sizes.outputs <= limits_.max_outputs, "the batch wants too many rows of logits");
   check(own.max_context <= limits_.max_seq_len, "a sequence is longer than the limit");
   if (device_) slot_ ^= 1;
-  lay_out(sizes);
+  check(sampling.edits.size() <= static_cast<size_t>(most_edits(limits_)), "the step has too many edits");
+  lay_out(sizes, sampling.edits.size());
   if (device_) {
-    check(sampling.size() <= static_cast<size_t>(sizes.outputs), "more samplings than rows of logits");
-    std::fill(std::ranges::copy(sampling, sampling_).out, sampling_ + sizes.outputs, RowSampling{});
+    check(sampling.rows.size() <= static_cast<size_t>(sizes.outputs), "more samplings than rows of logits");
+    std::fill(std::ranges::copy(sampling.rows, sampling_).out, sampling_ + sizes.outputs, RowSampling{});
+    std::ranges::copy(sampling.edits, edits_);
     std::fill_n(found_, sizes.outputs, 0);
-    const bool all = keep_logits || sampling.empty();
+    const bool all = keep_logits || sampling.rows.empty();
     for (int32_t i = 0; i < sizes.outputs; ++i) stored_[i] = all || needs_logits(sampling_[i]) ? 1 : 0;
   }
   int32_t row = 0, output = 0;
@@ -189,7 +191,7 @@ void StepData::fill_sequence(const BatchSeq& seq, int32_t index, int32_t row, co
   }
   if (seq.earlier_row >= 0) {
     check(device_ != nullptr, "only a device with memory of its own knows tokens that the host does not");
-    earlier_row_[row + n - 1] = seq.earlier_row;
+    earlier_row_[row + n - 1] = (slot_ ^ 1) * limits_.max_outputs + seq.earlier_row;
   }
   for (size_t r = 0; r < cos_.size(); ++r) fill_rope(r, seq.rope_length, seq.past, n, row);
 }

@@ -33,26 +33,29 @@ class StepData {
                                                   int32_t block_size, const ExecutorOptions& limits, Device& device);
 
   StepSizes sizes(const Batch& batch) const;  // without padding
-  // Lays the batch out; `sizes` are its own, or larger ones that it is padded to. `sampling`: one per row of outputs,
-  // or none. keep_logits: the host looks at them whatever the sampling; without sampling it does.
+  // Lays the batch out; `sizes` are its own, or larger ones that it is padded to. `sampling`: of every row of outputs,
+  // or of none. keep_logits: the host looks at them whatever the sampling; without sampling it does.
   // Checks it against the limits.
-  void bind(const Batch& batch, const StepSizes& sizes, std::span<const RowSampling> sampling = {},
-            bool keep_logits = false);
+  void bind(const Batch& batch, const StepSizes& sizes, const StepSampling& sampling = {}, bool keep_logits = false);
+  // Of a step: what a logit_bias of a thousand tokens in some of its rows takes, and a few masks in each.
+  static int32_t most_edits(const ExecutorOptions& limits) { return 4096 + 256 * limits.max_outputs; }
   void upload(Stream& stream);  // before the first launch that reads view()
   const BatchView& view() const { return view_; }
   // Of a device with memory of its own, on the device: what rows of outputs are drawn with (rows without: the largest
   // logit), and the number of the bound step's pinned block, 0 or 1 in turn.
   const RowSampling* sampling() const { return device_sampling_; }
   const LargestLogits& largest() const { return largest_; }
+  const LogitEdit* edits() const { return device_edits_; }
   const int32_t* slot_on_device() const { return device_slot_; }
   int32_t slot() const { return slot_; }
-  void read_earlier_tokens_at(const int32_t* tokens) { earlier_tokens_ = tokens; }  // BatchSeq::earlier_row's
+  // BatchSeq::earlier_row's: max_outputs of each slot.
+  void read_earlier_tokens_at(const int32_t* tokens) { earlier_tokens_ = tokens; }
   static size_t bytes(const Graph& graph, size_t groups, const StepSizes& sizes);
 
  private:
   StepData(const Graph& graph, const ExecutorOptions& limits, int32_t block_size)
       : graph_(graph), limits_(limits), block_size_(block_size) {}
-  void lay_out(const StepSizes& sizes);
+  void lay_out(const StepSizes& sizes, size_t edits);
   void fill_sequence(const BatchSeq& seq, int32_t index, int32_t row, const StepSizes& sizes);
   void fill_rope(size_t rope, int32_t rope_length, int32_t past, int32_t n, int32_t row);
 
@@ -79,6 +82,8 @@ class StepData {
   uint64_t* found_ = nullptr;  // as largest_ on the device
   int32_t* stored_ = nullptr;
   LargestLogits largest_;
+  LogitEdit* edits_ = nullptr;
+  const LogitEdit* device_edits_ = nullptr;
   const int32_t *device_slot_ = nullptr, *earlier_tokens_ = nullptr;
   std::vector<int32_t*> tables_;
   std::vector<const int32_t*> device_tables_;

@@ -1,8 +1,9 @@
-// Tokens that a device chooses itself are those that the host's sampler chooses from the same rows. Without such a
-// device there is nothing to compare.
+// Tokens that a device chooses itself are those that the host's sampler chooses from the same rows, with the same
+// logprobs. Without such a device there is nothing to compare.
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <algorithm>
+#include <cmath>
 #include <random>
 
 #include "backend/all/backends.h"
@@ -27,23 +28,96 @@ Target sampling_device() {
   return {};
 }
 
-// Copies rows up, samples, copies tokens down.
+template <class T>
+T* as(Buffer& buffer) {
+  return reinterpret_cast<T*>(buffer.data());
+}
+
+// Rows of logits with everything that sampling reads and keeps beside them. Steps use the two slots in turn.
+class DeviceRows {
+ public:
+  DeviceRows(const Target& target, int64_t rows, int64_t vocab, int64_t edits = 0, int64_t history = 0)
+      : target_(target), rows_(rows), vocab_(vocab), stream_(target.device->make_stream()) {
+    const auto room = [&](size_t bytes) { return *target.device->allocate(bytes); };
+    logits_ = room(rows * vocab * sizeof(float));
+    sampling_ = room(rows * sizeof(RowSampling));
+    edits_ = room(edits * sizeof(LogitEdit));
+    edited_ = room(edits * sizeof(float));
+    histories_ = room(history * sizeof(TokenCount));
+    penalized_ = room(history * sizeof(float));
+    tokens_ = room(2 * rows * sizeof(int32_t));
+    slot_ = room(sizeof(int32_t));
+    host_ = *target.device->allocate_pinned(2 * rows * sizeof(int32_t));
+    logprobs_ = *target.device->allocate_pinned(2 * rows * (1 + kMaxLogprobs) * sizeof(LogprobEntry));
+  }
+
+  void write_history(int64_t at, const std::vector<TokenCount>& counts) {
+    stream_->copy_to_device(as<TokenCount>(*histories_) + at, counts.data(), counts.size() * sizeof(TokenCount));
+  }
+  std::vector<TokenCount> read_history(int64_t at, size_t n) {
+    std::vector<TokenCount> counts(n);
+    stream_->copy_to_host(counts.data(), as<TokenCount>(*histories_) + at, n * sizeof(TokenCount));
+    stream_->synchronize();
+    return counts;
+  }
+
+  // The tokens; checks that the device's copy is the host's, and that the logits are as before.
+  std::vector<int32_t> sample(const std::vector<float>& logits, const std::vector<RowSampling>& rows,
+                              const std::vector<LogitEdit>& edits = {}) {
+    slot_now_ ^= 1;
+    stream_->copy_to_device(logits_->data(), logits.data(), logits.size() * sizeof(float));
+    stream_->copy_to_device(sampling_->data(), rows.data(), rows.size() * sizeof(RowSampling));
+    stream_->copy_to_device(edits_->data(), edits.data(), edits.size() * sizeof(LogitEdit));
+    stream_->copy_to_device(slot_->data(), &slot_now_, sizeof slot_now_);
+    target_.sampling->sample_rows(as<float>(*logits_), {}, as<RowSampling>(*sampling_),
+                                  {.edits = as<LogitEdit>(*edits_),
+                                   .edited = as<float>(*edited_),
+                                   .histories = as<TokenCount>(*histories_),
+                                   .penalized = as<float>(*penalized_)},
+                                  {.tokens = as<int32_t>(*tokens_),
+                                   .host = as<int32_t>(*host_),
+                                   .logprobs = as<LogprobEntry>(*logprobs_),
+                                   .slot = as<int32_t>(*slot_),
+                                   .stride = rows_},
+                                  std::ssize(rows), vocab_, *stream_);
+    std::vector<int32_t> result(rows.size());
+    std::vector<float> after(logits.size());
+    stream_->copy_to_host(result.data(), as<int32_t>(*tokens_) + slot_now_ * rows_, result.size() * sizeof(int32_t));
+    stream_->copy_to_host(after.data(), logits_->data(), after.size() * sizeof(float));
+    stream_->synchronize();
+    EXPECT_TRUE(std::ranges::equal(result, std::span(as<int32_t>(*host_) + slot_now_ * rows_, rows.size())));
+    const auto same = [](float a, float b) { return a == b || (std::isnan(a) && std::isnan(b)); };
+    EXPECT_TRUE(std::ranges::equal(logits, after, same)) << "the logits have changed";
+    return result;
+  }
+  std::span<const LogprobEntry> logprobs(int64_t row) {
+    return {as<LogprobEntry>(*logprobs_) + (slot_now_ * rows_ + row) * (1 + kMaxLogprobs), 1 + kMaxLogprobs};
+  }
+
+ private:
+  const Target& target_;
+  int64_t rows_, vocab_;
+  std::unique_ptr<Stream> stream_;
+  std::unique_ptr<Buffer> logits_, sampling_, edits_, edited_, histories_, penalized_, tokens_, slot_, host_, logprobs_;
+  int32_t slot_now_ = 0;
+};
+
 std::vector<int32_t> sample_on(const Target& t, const std::vector<float>& logits, const std::vector<RowSampling>& rows,
                                int64_t vocab) {
-  auto stream = t.device->make_stream();
-  auto data = t.device->allocate(logits.size() * sizeof(float));
-  auto params = t.device->allocate(rows.size() * sizeof(RowSampling));
-  auto tokens = t.device->allocate(rows.size() * sizeof(int32_t));
-  check(data.ok() && params.ok() && tokens.ok(), "no room on the device");
-  stream->copy_to_device((*data)->data(), logits.data(), logits.size() * sizeof(float));
-  stream->copy_to_device((*params)->data(), rows.data(), rows.size() * sizeof(RowSampling));
-  t.sampling->sample_rows(reinterpret_cast<const float*>((*data)->data()), {},
-                          reinterpret_cast<const RowSampling*>((*params)->data()),
-                          {.tokens = reinterpret_cast<int32_t*>((*tokens)->data())}, std::ssize(rows), vocab, *stream);
-  std::vector<int32_t> result(rows.size());
-  stream->copy_to_host(result.data(), (*tokens)->data(), result.size() * sizeof(int32_t));
-  stream->synchronize();
-  return result;
+  return DeviceRows(t, std::ssize(rows), vocab).sample(logits, rows);
+}
+
+void expect_logprobs(std::span<const LogprobEntry> got, const TokenLogprob& want, const std::string& where) {
+  EXPECT_EQ(got[0].token, want.rank) << where << ", the rank";
+  EXPECT_NEAR(got[0].logprob, want.logprob, 1e-5 * (1 + std::abs(want.logprob))) << where;
+  for (size_t i = 0; i < want.top.size(); ++i) {
+    ASSERT_EQ(got[1 + i].token, want.top[i].first) << where << ", place " << i << " of " << want.top.size();
+    if (std::isinf(want.top[i].second)) {
+      EXPECT_EQ(got[1 + i].logprob, want.top[i].second) << where << ", place " << i;
+    } else {
+      EXPECT_NEAR(got[1 + i].logprob, want.top[i].second, 1e-5 * (1 + std::abs(want.top[i].second))) << where;
+    }
+  }
 }
 
 TEST(DeviceSampling, ChoosesTheHostSamplersTokens) {
@@ -100,6 +174,192 @@ TEST(DeviceSampling, NamesBrokenRows) {
             (std::vector<int32_t>{kNotFinite, kNotFinite, kNotFinite, 2}));
   EXPECT_EQ(sample_on(target, logits, std::vector<RowSampling>(4, {.temperature = 1, .uniform = 0}), 4),
             (std::vector<int32_t>{kNotFinite, kNotFinite, kNotFinite, 0}));
+}
+
+// Ties by the hundred, rows of -inf but for a few, and the largest where the search for them has it hardest.
+TEST(DeviceSampling, GivesTheHostSamplersLogprobs) {
+  const Target target = sampling_device();
+  if (target.sampling == nullptr) GTEST_SKIP() << "no device that samples";
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  std::mt19937_64 random(5);
+  std::normal_distribution<float> normal(0, 3);
+  for (const int32_t vocab : {1, 2, 33, 1000, 5003, 128256}) {
+    std::vector<float> logits;
+    std::vector<RowSampling> rows;
+    std::vector<std::string> names;
+    for (const std::string kind : {"normal", "rounded", "equal", "mostly -inf", "zeros of both signs", "one column"}) {
+      for (const int32_t top : {0, 1, 5, 20, kMaxLogprobs}) {
+        names.push_back(kind + " rows, vocabulary " + std::to_string(vocab) + ", top " + std::to_string(top));
+        for (int32_t id = 0; id < vocab; ++id) {
+          float x = normal(random);
+          if (kind == "rounded") x = std::round(x);
+          if (kind == "equal") x = -2.5f;
+          if (kind == "mostly -inf" && id % 97 != 0) x = -kInf;
+          if (kind == "zeros of both signs") x = x > 0 ? 0.0f : -0.0f;
+          if (kind == "one column" && id % 1024 < 80) x += 100;
+          logits.push_back(x);
+        }
+        rows.push_back({.temperature = top == 5 ? 0.0f : 1.5f,
+                        .uniform = static_cast<double>(random() % 1000) / 1000,
+                        .logprobs = top});
+      }
+    }
+    DeviceRows device(target, std::ssize(rows), vocab);
+    const auto tokens = device.sample(logits, rows);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      ASSERT_GE(tokens[i], 0) << names[i];
+      const auto want = Sampler::logprob(std::span(logits).subspan(i * vocab, vocab), tokens[i], rows[i].logprobs);
+      ASSERT_TRUE(want.ok());
+      expect_logprobs(device.logprobs(static_cast<int64_t>(i)), *want, names[i]);
+    }
+  }
+}
+
+// Random requests step by step, with one step's tokens unknown to the next as in serving: what the device masks, biases
+// and counts by itself gives the tokens of the host's sampler, which is told everything.
+TEST(DeviceSampling, EditsAndCountsAsTheHostSampler) {
+  const Target target = sampling_device();
+  if (target.sampling == nullptr) GTEST_SKIP() << "no device that samples";
+  constexpr int kSteps = 12;
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  std::mt19937_64 random(6);
+  std::normal_distribution<float> normal(0, 2);
+  for (const int32_t vocab : {7, 300, 32000}) {
+    for (const int n : {3, 40}) {  // rows by clusters of blocks, and by a block each
+      struct Sequence {
+        SamplingParams params;
+        SamplerState state;
+        TokenHistory history;
+        std::vector<int32_t> tokens;
+        int64_t at = 0;
+        int32_t size = 0;
+        bool ended = false;  // no token was left: the rest is not compared
+      };
+      const auto token = [&] { return static_cast<int32_t>(random() % std::min(vocab, 40)); };
+      Sampler sampler(vocab);
+      std::vector<Sequence> sequences(n);
+      int64_t room = 0;
+      for (Sequence& s : sequences) {
+        SamplingParams& p = s.params;
+        p.temperature = random() % 3 == 0 ? 0 : 0.7f;
+        if (random() % 2 == 0) p.repetition_penalty = random() % 2 == 0 ? 1.3f : 0.8f;
+        if (random() % 2 == 0) p.frequency_penalty = 0.3f, p.presence_penalty = -0.2f;
+        if (random() % 3 == 0) p.top_k = 5;
+        if (random() % 3 == 0) p.top_p = 0.9f;
+        if (random() % 2 == 0) p.min_tokens = 4, s.state.ending = {token(), token()};
+        p.logprobs = static_cast<int32_t>(random() % 8) - 1;
+        for (auto k = random() % 20; k-- > 0;) p.logit_bias.emplace_back(token(), normal(random));
+        if (random() % 4 == 0) p.logit_bias.emplace_back(token(), -kInf);
+        for (auto k = random() % 30; k-- > 0;) p.bad_words.push_back({token(), token()});
+        s.state.biases = p.logit_bias;
+        std::ranges::stable_sort(s.state.biases, {}, &std::pair<int32_t, float>::first);
+        s.state.seed = random();
+        for (auto k = 1 + random() % 30; k-- > 0;) s.history.add_prompt(s.tokens.emplace_back(token()));
+        s.at = room;
+        s.size = static_cast<int32_t>(s.history.counts().size()) + kSteps;
+        room += 1 + s.size;
+      }
+      DeviceRows device(target, n, vocab, 100 * n, room);
+      for (const Sequence& s : sequences) {
+        std::vector<TokenCount> counts{{static_cast<int32_t>(s.history.counts().size()), s.size}};
+        for (const auto& [id, count] : s.history.counts()) counts.push_back({id, count});
+        device.write_history(s.at, counts);
+      }
+      for (int32_t step = 0; step < kSteps; ++step) {
+        std::vector<float> logits(static_cast<size_t>(n) * vocab);
+        for (float& x : logits) x = random() % 2 == 0 ? std::round(normal(random)) : normal(random);
+        std::vector<RowSampling> rows;
+        std::vector<LogitEdit> edits;
+        for (int i = 0; i < n; ++i) {
+          const Sequence& s = sequences[i];
+          const SamplingParams& p = s.params;
+          RowSampling& r = rows.emplace_back(RowSampling{.temperature = p.temperature,
+                                                         .top_p = p.top_p,
+                                                         .min_p = p.min_p,
+                                                         .top_k = p.top_k,
+                                                         .uniform = Sampler::uniform(s.state.seed, step),
+                                                         .edits = static_cast<int32_t>(edits.size()),
+                                                         .earlier_row = step > 0 ? i : -1,
+                                                         .logprobs = p.logprobs});
+          for (const auto& word : p.bad_words) {
+            if (step > 0) {
+              edits.push_back({word[1], word[0], -kInf});
+            } else if (s.tokens.back() == word[0]) {
+              edits.push_back({word[1], -1, -kInf});
+            }
+          }
+          if (step < p.min_tokens) {
+            for (const int32_t id : s.state.ending) edits.push_back({id, -1, -kInf});
+          }
+          r.masks = static_cast<int32_t>(edits.size()) - r.edits;
+          for (const auto& [id, bias] : s.state.biases) edits.push_back({id, -1, bias});
+          r.biases = static_cast<int32_t>(edits.size()) - r.edits - r.masks;
+          if (!p.penalizes()) continue;
+          r.history = static_cast<int32_t>(s.at);
+          r.repetition_penalty = p.repetition_penalty;
+          r.presence_penalty = p.presence_penalty;
+          r.frequency_penalty = p.frequency_penalty;
+        }
+        ASSERT_LE(std::ssize(edits), 100 * n);
+        const auto got = device.sample(logits, rows, edits);
+        for (int i = 0; i < n; ++i) {
+          Sequence& s = sequences[i];
+          if (s.ended) continue;
+          const std::string where = "vocabulary " + std::to_string(vocab) + ", row " + std::to_string(i) + " of " +
+                                    std::to_string(n) + ", step " + std::to_string(step);
+          const auto row = std::span(logits).subspan(static_cast<size_t>(i) * vocab, vocab);
+          const auto want = sampler.sample(row, s.params, s.state, s.history, s.tokens, step);
+          if (!want.ok()) {
+            ASSERT_EQ(got[i], kNoneLeft) << where << ": " << want.error().message;
+            s.ended = true;
+            continue;
+          }
+          ASSERT_EQ(got[i], want->token) << where << ", " << rows[i].masks << " masks, " << rows[i].biases
+                                         << " biases, history " << rows[i].history;
+          if (s.params.logprobs >= 0) expect_logprobs(device.logprobs(i), want->logprob, where);
+          s.tokens.push_back(got[i]);
+          s.history.add_output(got[i]);
+        }
+      }
+      for (const Sequence& s : sequences) {
+        if (s.ended || !s.params.penalizes()) continue;
+        const auto counts = device.read_history(s.at, 1 + s.history.counts().size());
+        EXPECT_EQ(counts[0].token, std::ssize(s.history.counts()));
+        for (size_t k = 1; k < counts.size(); ++k) {
+          const auto it = s.history.counts().find(counts[k].token);
+          ASSERT_NE(it, s.history.counts().end()) << "token " << counts[k].token << " was never put out";
+          EXPECT_EQ(it->second, counts[k].count) << "token " << counts[k].token;
+        }
+      }
+    }
+  }
+}
+
+TEST(DeviceSampling, NamesRowsThatTheirEditsBreak) {
+  const Target target = sampling_device();
+  if (target.sampling == nullptr) GTEST_SKIP() << "no device that samples";
+  constexpr float kInf = std::numeric_limits<float>::infinity();
+  const std::vector<float> logits{1, 2, NAN, 3, 1, 2, kInf, 3, 1, -kInf, -kInf, 2, 1, 2, 3, 3e38f, 1, 2, 3, 4};
+  std::vector<LogitEdit> edits;
+  std::vector<RowSampling> rows;
+  for (int32_t row = 0; row < 5; ++row) {
+    rows.push_back({.edits = static_cast<int32_t>(edits.size()), .logprobs = 2});
+    if (row < 3) {
+      for (const int32_t id : {2, 0, 3}) edits.push_back({id, -1, -kInf});
+      edits.push_back({0, -1, -kInf});
+      rows.back().masks = 4;
+    } else if (row == 3) {
+      edits.push_back({3, -1, 3e38f});
+      rows.back().biases = 1;
+    } else {
+      for (const int32_t id : {3, 2}) edits.push_back({id, -1, -kInf});
+      rows.back().masks = 2;
+    }
+  }
+  DeviceRows device(target, 5, 4, std::ssize(edits));
+  EXPECT_EQ(device.sample(logits, rows, edits),
+            (std::vector<int32_t>{kNotFinite, kNotFinite, kNoneLeft, kNoneLeft, 1}));
+  expect_logprobs(device.logprobs(4), *Sampler::logprob(std::span(logits).subspan(16, 4), 1, 2), "the last row");
 }
 
 }  // namespace

@@ -119,9 +119,8 @@ class Head {
     } else {
       kernel.launch(args, *stream_);
     }
-    t_.sampling->sample_rows(reinterpret_cast<const float*>(logits_), left,
-                             reinterpret_cast<const RowSampling*>(sampling_),
-                             {.tokens = reinterpret_cast<int32_t*>(tokens_)}, n, c_.vocab, *stream_);
+    t_.sampling->sample_rows(reinterpret_cast<float*>(logits_), left, reinterpret_cast<const RowSampling*>(sampling_),
+                             {}, {.tokens = reinterpret_cast<int32_t*>(tokens_)}, n, c_.vocab, *stream_);
     Outcome o{std::vector<int32_t>(rows.size()), std::vector<float>(rows.size() * c_.vocab)};
     stream_->copy_to_host(o.tokens.data(), tokens_, o.tokens.size() * sizeof(int32_t));
     stream_->copy_to_host(o.logits.data(), logits_, bytes);

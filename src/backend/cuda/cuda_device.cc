@@ -113,9 +113,10 @@ class CudaDevice final : public Device, public SamplingDevice, public StreamOrde
     return free;
   }
 
-  void sample_rows(const float* logits, const LargestLogits& largest, const RowSampling* sampling,
-                   const SampledTokens& to, int64_t rows, int64_t vocab, Stream& stream) override {
-    cuda::sample_rows({logits, largest, sampling, to, static_cast<int32_t>(vocab)}, rows, stream);
+  void sample_rows(float* logits, const LargestLogits& largest, const RowSampling* sampling,
+                   const SamplingMemory& memory, const SampledTokens& to, int64_t rows, int64_t vocab,
+                   Stream& stream) override {
+    cuda::sample_rows({logits, largest, sampling, memory, to, static_cast<int32_t>(vocab)}, rows, stream);
   }
 
   bool launch_head(const Kernel& kernel, const LaunchArgs& args, const LargestLogits& largest,

@@ -4,6 +4,8 @@
 // order, so that a row's token depends on nothing but its logits and its parameters.
 #include "backend/cuda/kernels/sample.h"
 
+#include "backend/cuda/kernels/row_edits.h"
+#include "backend/cuda/kernels/row_logprobs.h"
 #include "backend/cuda/launch.h"
 #include "backend/cuda/ptx/cluster.h"
 #include "backend/cuda/ptx/dependency.h"
@@ -28,12 +30,6 @@ struct Shared {
   uint32_t key;
   unsigned long long above;
 };
-
-// Larger floats have larger keys.
-__device__ inline uint32_t key_of(float x) {
-  const uint32_t u = __float_as_uint(x);
-  return u & 0x80000000u ? ~u : u | 0x80000000u;
-}
 
 // The candidates so far: logits of at least `least` whose key is above `key`, and of those with this very key the first
 // `ties` in the order of ids.
@@ -62,7 +58,7 @@ __device__ inline void for_candidates(const Row& row, const Candidates& c, uint3
   for (int32_t id = row.first; id < row.last; ++id) {
     const float x = row.logits[id];
     if (!(x >= c.least) || x == -INFINITY) continue;
-    const uint32_t key = key_of(x);
+    const uint32_t key = logit_key(x);
     if (key < c.key || (key == c.key && equal++ >= c.ties)) continue;
     f(id, x, key);
   }
@@ -73,7 +69,7 @@ __device__ uint32_t equal_before(const Row& row, const Candidates& c, Shared& s)
   int32_t own = 0;
   for (int32_t id = row.first; id < row.last; ++id) {
     const float x = row.logits[id];
-    own += x >= c.least && x != -INFINITY && key_of(x) == c.key ? 1 : 0;
+    own += x >= c.least && x != -INFINITY && logit_key(x) == c.key ? 1 : 0;
   }
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   int32_t inclusive = own;
@@ -208,34 +204,15 @@ __device__ bool find_largest_of_row(const float* logits, int32_t vocab, Shared& 
   return true;
 }
 
-__global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant__ SampleParams p) {
-  __shared__ Shared s;
-  const int32_t at = static_cast<int32_t>(blockIdx.x) / p.blocks;
-  const RowSampling sampling = p.sampling[at];  // went up with the step
-  const bool stored = p.largest.stored == nullptr || p.largest.stored[at] != 0;
-  ptx::wait_dependencies();
-  const auto choose = [&](int32_t token) {
-    p.to.tokens[at] = token;
-    if (p.to.host != nullptr) p.to.host[*p.to.slot * p.to.stride + at] = token;
-  };
-  if (!stored) {  // the head has left the largest logit, and no row
-    const uint64_t found = p.largest.found[at];
-    if (blockIdx.x % p.blocks == 0 && threadIdx.x == 0) choose(packed_finite(found) ? packed_id(found) : kNotFinite);
-    return;
-  }
-  const float* logits = p.logits + int64_t{at} * p.vocab;
-  if (!find_largest_of_row(logits, p.vocab, s)) return;
-  if (s.bad || s.most == -INFINITY || sampling.temperature == 0) {
-    if (threadIdx.x == 0) choose(s.bad || s.most == -INFINITY ? kNotFinite : s.best);
-    return;
-  }
-  const int32_t share = (p.vocab + kThreads - 1) / kThreads,
-                first = min(static_cast<int32_t>(threadIdx.x) * share, p.vocab);
+// A token drawn from a finite row, whose largest logit find_largest left; the same in every thread.
+__device__ int32_t draw(const float* logits, int32_t vocab, const RowSampling& sampling, Shared& s) {
+  const int32_t share = (vocab + kThreads - 1) / kThreads,
+                first = min(static_cast<int32_t>(threadIdx.x) * share, vocab);
   // As on the host: lower temperatures leave weight on the largest logits alone, and dividing by them may overflow.
-  const Row row{logits, p.vocab, first, min(first + share, p.vocab), s.most, 1.0 / fmaxf(sampling.temperature, 1e-5f)};
+  const Row row{logits, vocab, first, min(first + share, vocab), s.most, 1.0 / fmaxf(sampling.temperature, 1e-5f)};
   Candidates c;
   if (sampling.min_p > 0) c.least = static_cast<float>(s.most + log(static_cast<double>(sampling.min_p)) / row.scale);
-  if (sampling.top_k > 0 && sampling.top_k < p.vocab) {
+  if (sampling.top_k > 0 && sampling.top_k < vocab) {
     keep_largest<false>(row, c, static_cast<unsigned long long>(sampling.top_k), s);
   }
   if (sampling.top_p < 1) {
@@ -270,7 +247,61 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant_
     if (chosen >= 0) s.best = chosen;
   }
   __syncthreads();
-  if (threadIdx.x == 0) choose(s.best);
+  return s.best;
+}
+
+__global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant__ SampleParams p) {
+  __shared__ Shared s;
+  __shared__ LogprobShared logprobs;
+  const int32_t at = static_cast<int32_t>(blockIdx.x) / p.blocks;
+  const RowSampling sampling = p.sampling[at];  // went up with the step
+  const bool stored = p.largest.stored == nullptr || p.largest.stored[at] != 0;
+  ptx::wait_dependencies();
+  const int64_t slot = p.to.slot != nullptr ? *p.to.slot : 0, to = slot * p.to.stride + at;
+  const auto choose = [&](int32_t token) {
+    p.to.tokens[to] = token;
+    if (p.to.host != nullptr) p.to.host[to] = token;
+  };
+  if (!stored) {  // the head has left the largest logit, and no row
+    const uint64_t found = p.largest.found[at];
+    if (blockIdx.x % p.blocks == 0 && threadIdx.x == 0) choose(packed_finite(found) ? packed_id(found) : kNotFinite);
+    return;
+  }
+  float* logits = p.logits + int64_t{at} * p.vocab;
+  const bool penalized = sampling.history >= 0;
+  const RowEdits edits{
+      .logits = logits,
+      .edits = p.memory.edits + sampling.edits,
+      .edited = p.memory.edited + sampling.edits,
+      .history = penalized ? p.memory.histories + sampling.history : nullptr,
+      .penalized = penalized ? p.memory.penalized + sampling.history : nullptr,
+      .masks = sampling.masks,
+      .biases = sampling.biases,
+      .earlier = sampling.earlier_row < 0 ? -1 : p.to.tokens[(slot ^ 1) * p.to.stride + sampling.earlier_row],
+      .repetition = sampling.repetition_penalty,
+      .presence = sampling.presence_penalty,
+      .frequency = sampling.frequency_penalty};
+  if (edits.any()) {  // by one block of the cluster alone
+    if (static_cast<int32_t>(blockIdx.x) % p.blocks != 0) return;
+    apply_edits(edits);
+    find_largest(logits, 0, p.vocab, s);
+  } else if (!find_largest_of_row(logits, p.vocab, s)) {
+    return;
+  }
+  const bool broken = s.bad || s.most == -INFINITY;
+  int32_t token = broken ? kNotFinite : s.best;
+  if (!broken && sampling.temperature != 0) token = draw(logits, p.vocab, sampling, s);
+  if (edits.any()) {
+    undo_edits(edits);
+    if (broken || sampling.logprobs >= 0) find_largest(logits, 0, p.vocab, s);
+    if (broken && !s.bad && s.most != -INFINITY) token = kNoneLeft;
+  }
+  if (token >= 0 && penalized) count_token(edits.history, token, s.last);
+  if (token >= 0 && sampling.logprobs >= 0 && p.to.logprobs != nullptr) {
+    write_logprobs<kThreads>(logits, p.vocab, s.most, token, min(sampling.logprobs, kMaxLogprobs),
+                             p.to.logprobs + to * (1 + kMaxLogprobs), logprobs);
+  }
+  if (threadIdx.x == 0) choose(token);
 }
 
 }  // namespace

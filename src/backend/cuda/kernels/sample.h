@@ -6,9 +6,10 @@
 namespace pinion::cuda {
 
 struct SampleParams {
-  const float* logits = nullptr;  // [rows, vocab]
+  float* logits = nullptr;  // [rows, vocab]
   LargestLogits largest;
   const RowSampling* sampling = nullptr;
+  SamplingMemory memory;
   SampledTokens to;
   int32_t vocab = 0;
   int32_t blocks = 1;  // of a cluster, per row; sample_rows sets it
