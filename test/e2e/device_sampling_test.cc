@@ -1,19 +1,25 @@
 // Tokens that a device chooses itself are those that the host's sampler chooses from the same rows, with the same
 // logprobs. Without such a device there is nothing to compare.
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <map>
 #include <random>
+#include <ranges>
 
 #include "backend/all/backends.h"
 #include "backend/sampling.h"
 #include "runtime/sampler.h"
+#include "tensor/convert.h"
 
 namespace pinion {
 namespace {
 
 struct Target {
+  const Backend* backend = nullptr;
   std::unique_ptr<Device> device;
   SamplingDevice* sampling = nullptr;
 };
@@ -23,7 +29,7 @@ Target sampling_device() {
     if (b->probe().empty()) continue;
     auto device = b->open({});
     if (!device.ok()) continue;
-    if (auto* sampling = dynamic_cast<SamplingDevice*>(device->get())) return {*std::move(device), sampling};
+    if (auto* sampling = dynamic_cast<SamplingDevice*>(device->get())) return {b, *std::move(device), sampling};
   }
   return {};
 }
@@ -176,6 +182,119 @@ TEST(DeviceSampling, NamesBrokenRows) {
             (std::vector<int32_t>{kNotFinite, kNotFinite, kNotFinite, 0}));
 }
 
+// The tokens of a head that leaves the largest logit of rows are those of the same kernel's logits; it stores the
+// rows that are drawn from, and no others.
+TEST(DeviceSampling, TakesTheLargestFromTheHead) {
+  const Target target = sampling_device();
+  if (target.sampling == nullptr) GTEST_SKIP() << "no device that samples";
+  constexpr int32_t kMostRows = 300;  // more than any kernel takes at once
+  std::mt19937_64 random(20);
+  std::map<std::string_view, int> runs;
+  int broken = 0, tied = 0;
+  struct Case {
+    int32_t in, vocab;
+    bool bias;
+    DType type = DType::bf16;
+  };
+  for (const Case& c : {Case{128, 1, false},
+                        {256, 37, true},
+                        {264, 1001, false, DType::f16},
+                        {2048, 4099, true, DType::f16},
+                        {8192, 512, false},
+                        {128, 128256, false}}) {
+    auto stream = target.device->make_stream();
+    std::vector<std::unique_ptr<Buffer>> buffers;
+    const auto room = [&]<class T>(const std::vector<T>& host) {
+      buffers.push_back(*target.device->allocate(host.size() * sizeof(T)));
+      stream->copy_to_device(buffers.back()->data(), host.data(), host.size() * sizeof(T));
+      stream->synchronize();
+      return reinterpret_cast<T*>(buffers.back()->data());
+    };
+    // Many ties. Input 0 makes id 1 inf, NaN or -inf, input 1 makes all ids of bf16 -inf.
+    const size_t in = c.in, vocab = c.vocab;
+    std::vector<uint16_t> weight(in * vocab), x(in * kMostRows);
+    for (auto* v : {&weight, &x}) {
+      for (size_t i = 0; i < v->size(); ++i) store_f32(v->data(), c.type, i, static_cast<float>(random() % 9) / 4 - 1);
+    }
+    for (size_t id = 0; id < vocab; ++id) {
+      if (id % 3 == 2) std::copy_n(weight.begin() + random() % id * in, in, weight.begin() + id * in);
+      store_f32(weight.data(), c.type, id * in, id == 1 ? INFINITY : 0);
+      store_f32(weight.data(), c.type, id * in + 1, c.type == DType::bf16 ? 3e38f : 0);
+    }
+    for (size_t r = 0; r < kMostRows; ++r) {
+      store_f32(x.data(), c.type, r * in, r % 8 == 1 ? 1.f : r % 8 == 2 ? 0.f : -1.f);
+      store_f32(x.data(), c.type, r * in + 1, r % 8 == 3 ? -64.f : 0.f);
+    }
+    std::vector<float> bias(vocab), logits(vocab * kMostRows), full(logits.size());
+    for (float& b : bias) b = static_cast<float>(random() % 5);
+    const std::vector<WeightView> weights{{{.dtype = c.type, .rows = c.vocab, .cols = c.in}, room(weight)},
+                                          {{.rows = 1, .cols = c.vocab}, room(bias)}};
+    const std::vector<WeightSpec> specs(weights.begin(), weights.end());
+    const Op op = Linear{.in = c.in, .out = c.vocab, .bias = c.bias};
+    const std::span used_weights = std::span(weights).first(c.bias ? 2 : 1);
+    const auto used_specs = std::span(specs).first(used_weights.size());
+    auto* at_x = room(x);
+    auto* at_logits = room(logits);
+    for (const int32_t bucket : {1, 7, 16, 33, 128}) {
+      Call call{.op = &op, .rows = bucket, .weights = used_specs};
+      call.values.in[0] = c.type;
+      const int32_t n = bucket == 128 && vocab < 5000 ? kMostRows : bucket;
+      std::vector<RowSampling> rows(n);
+      std::vector<int32_t> stored(n), tokens[2];
+      for (int32_t r = 0; r < n; ++r) {
+        rows[r] = {
+            .temperature = random() % 2 ? 0.f : 0.9f, .top_k = static_cast<int32_t>(random() % 3), .uniform = 0.4};
+        stored[r] = needs_logits(rows[r]) ? 1 : 0;
+      }
+      for (const Kernel& kernel : target.backend->kernels(OpKind::linear)) {
+        if (!kernel.why_not(call, target.device->info()).empty() || kernel.workspace != nullptr) continue;
+        std::vector<Tuning> tunings(1);
+        if (kernel.tunings != nullptr) tunings = kernel.tunings(call, target.device->info());
+        for (const Tuning& tuning : tunings) {
+          const auto run = [&](bool head, std::vector<float>& to) {
+            const TensorView from{at_x, c.type, {n, c.in}}, y{at_logits, DType::f32, {n, c.vocab}};
+            const LargestLogits largest{room(std::vector<uint64_t>(n)), room(stored)};
+            LaunchArgs args{.op = &op, .in = {&from, 1}, .out = {&y, 1}, .weights = used_weights};
+            args.tuning = tuning;
+            stream->fill(at_logits, 0x5a, size_t{4} * n * vocab);
+            if (head && !target.sampling->launch_head(kernel, args, largest, *stream)) return false;
+            if (!head) kernel.launch(args, *stream);
+            auto* chosen = room(tokens[head] = std::vector<int32_t>(n));
+            target.sampling->sample_rows(at_logits, head ? largest : LargestLogits{}, room(rows), {},
+                                         {.tokens = chosen}, n, c.vocab, *stream);
+            stream->copy_to_host(tokens[head].data(), chosen, size_t{4} * n);
+            stream->copy_to_host(to.data(), at_logits, size_t{4} * n * vocab);
+            stream->synchronize();
+            buffers.resize(4);
+            return true;
+          };
+          if (!run(true, logits)) break;  // a kernel that stores all rows
+          run(false, full);
+          ++runs[kernel.name];
+          for (int32_t r = 0; r < n; ++r) {
+            const float *left = &logits[r * vocab], *want = &full[r * vocab];
+            const auto where = fmt::format("{} {} in {} vocab {} row {} of {}", kernel.name,
+                                           fmt::join(tuning.value, ","), in, vocab, r, n);
+            ASSERT_EQ(tokens[1][r], tokens[0][r]) << where;
+            const auto right = [&](int32_t id) {
+              const float x = stored[r] ? want[id] : std::bit_cast<float>(0x5a5a5a5au);
+              return left[id] == x || (std::isnan(left[id]) && std::isnan(x));
+            };
+            ASSERT_TRUE(std::ranges::all_of(std::views::iota(0, c.vocab), right)) << where << ", stored " << stored[r];
+            const int32_t token = tokens[0][r];
+            broken += token == kNotFinite ? 1 : 0;
+            tied += token >= 0 && std::count(want, want + vocab, want[token]) > 1 ? 1 : 0;
+          }
+        }
+      }
+    }
+  }
+  fmt::print("runs {}, rows not finite {}, with ties {}\n", runs, broken, tied);
+  EXPECT_GT(broken, 0);
+  EXPECT_GT(tied, 0);
+  EXPECT_EQ(runs.size(), target.device->info().isa == "sm_90" ? 3u : runs.size()) << "gemv, stream, wgmma";
+}
+
 // Ties by the hundred, rows of -inf but for a few, and the largest where the search for them has it hardest.
 TEST(DeviceSampling, GivesTheHostSamplersLogprobs) {
   const Target target = sampling_device();
@@ -215,8 +334,8 @@ TEST(DeviceSampling, GivesTheHostSamplersLogprobs) {
   }
 }
 
-// Random requests step by step, with one step's tokens unknown to the next as in serving: what the device masks, biases
-// and counts by itself gives the tokens of the host's sampler, which is told everything.
+// Random requests step by step, with one step's tokens unknown to the next as in serving: what the device masks,
+// biases and counts by itself gives the tokens of the host's sampler, which is told everything.
 TEST(DeviceSampling, EditsAndCountsAsTheHostSampler) {
   const Target target = sampling_device();
   if (target.sampling == nullptr) GTEST_SKIP() << "no device that samples";

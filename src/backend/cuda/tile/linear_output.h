@@ -136,9 +136,7 @@ __device__ inline void finish_head(const LinearOutput& o, const float* sums, int
   for (int j = 0; j < count; ++j) {
     const int token = begin + step * j;
     const float* row_sums = sums + token * pitch;
-    const auto logit = [&](int r) {
-      return o.bias.data != nullptr ? row_sums[r] + load(o.bias, first_row + r) : row_sums[r];
-    };
+    const auto logit = [&](int r) { return row_sums[r] + (o.bias.data != nullptr ? load(o.bias, first_row + r) : 0); };
     if ((kept >> j & 1) == 0) {
       float* to = static_cast<float*>(o.y.data) + int64_t{token} * o.out + first_row;
       for (int r = lane; r < last; r += 32) to[r] = logit(r);
