@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -19,5 +20,21 @@ Hash128 hash128(std::span<const std::byte> bytes, uint64_t seed = 0);
 inline Hash128 hash128(std::string_view text, uint64_t seed = 0) {
   return hash128(std::as_bytes(std::span(text.data(), text.size())), seed);
 }
+
+// The same of bytes that come in pieces: digest() is hash128 of all since the last reset().
+class Hasher128 {
+ public:
+  Hasher128();
+  void reset();
+  void update(std::span<const std::byte> bytes);
+  Hash128 digest() const;
+
+ private:
+  struct State;
+  struct Free {
+    void operator()(State* state) const;
+  };
+  std::unique_ptr<State, Free> state_;
+};
 
 }  // namespace pinion

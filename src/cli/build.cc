@@ -69,6 +69,7 @@ Status run(const Args& a) {
     for (const auto& [kind, w] : report.weights) weights[kind] = {{"count", w.count}, {"bytes", w.bytes}};
     fmt::print("{}\n", Json{{"seconds", seconds},
                             {"stages", stages},
+                            {"write_wait_seconds", report.write_wait_seconds},
                             {"weight_bytes", report.weight_bytes},
                             {"weights", weights},
                             {"tuned", report.tuned},
@@ -119,8 +120,9 @@ Verb add_build(CLI::App& app) {
       ->check(CLI::PositiveNumber);
   app.add_flag("--explain", a->explain, "print every kernel considered, with its reason");
   app.add_flag("--time", a->time, "print the time of every stage");
-  app.add_flag("--json", a->json,
-               "print one JSON object: seconds, stages, weight_bytes, weights, tuned, from_tuning_cache");
+  app.add_flag(
+      "--json", a->json,
+      "print one JSON object: seconds, stages, write_wait_seconds, weight_bytes, weights, tuned, from_tuning_cache");
   return [a] { return run(*a); };
 }
 

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "compiler/compiler.h"
 #include "compiler/packed_weights.h"
+#include "compiler/weight_writer.h"
 
 namespace pinion {
 namespace fs = std::filesystem;
@@ -152,12 +153,14 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
   if (!packs) PINION_OK(select());
 
   PINION_TRY(EngineWriter writer, EngineWriter::create(out));
-  WeightPacker plain(quantized, nullptr), encoder(quantized, format);
+  ThreadPool pool(available_cpus());
+  WeightPacker plain(quantized, nullptr, pool), encoder(quantized, format, pool);
+  WeightWriter weights(writer, device, pool);
   Reasons expanded;
-  std::vector<std::byte> bytes;
   for (size_t i = 0; i < c.weights.size(); ++i) {
     WeightSpec& spec = c.weights[i].spec;
     const std::vector<size_t> nodes = nodes_with(c, static_cast<int32_t>(i));
+    std::vector<std::byte> bytes;
     bool packed = false;
     if (packs) {
       const bool encodes = format != nullptr && std::ranges::all_of(nodes, [&](size_t n) {
@@ -170,15 +173,18 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
       PINION_TRY(packed, packer.pack(*uses[i], spec, why_not, bytes));
       if (!packed && !packer.why().empty()) ++expanded[packer.why()];
     }
-    if (!packed) {
-      bytes.resize(spec.bytes());
-      PINION_OK(pack_weight(quantized, *uses[i], spec, bytes));
+    if (packed) {
+      PINION_OK(weights.add(c.weights[i], std::move(bytes)));
+    } else {
+      PINION_TRY(const DenseWeight dense, DenseWeight::open(quantized, *uses[i], spec));
+      PINION_OK(weights.add(c.weights[i], dense));
     }
-    PINION_OK(writer.add_weight(c.weights[i], bytes));
     count_weight(spec, report);
   }
+  PINION_OK(weights.finish());
   log_expanded(expanded, m.dtype);
   timer.lap("pack weights");
+  report.write_wait_seconds = weights.waited_seconds();
   if (packs) PINION_OK(select());
   if (const GgufModel* gguf = checkpoint.gguf_model()) {
     for (const auto& [file, text] : gguf->files) PINION_OK(writer.add_text(file, text));

@@ -1,5 +1,5 @@
 // The compiler: checkpoint and graph in, engine out. The stages, each in its own file:
-//   passes/ fuse the graph → plan_memory → select_kernels (estimate, then time) → pack_weights → the engine file
+//   passes/ fuse the graph → plan_memory → select_kernels (estimate, then time) → weight_writer → the engine file
 #pragma once
 
 #include <filesystem>
@@ -39,7 +39,8 @@ struct BuildReport {
     double seconds;
   };
   std::vector<Stage> stages;
-  std::string explanation;  // --explain: every kernel considered, with its reason, estimate and time
+  double write_wait_seconds = 0;  // of packing weights: waiting until those before were in the file
+  std::string explanation;        // --explain: every kernel considered, with its reason, estimate and time
   uint64_t weight_bytes = 0;
   struct Weights {
     int32_t count = 0;
@@ -84,9 +85,4 @@ Status read_kv_scales(const Checkpoint& checkpoint, Graph& graph);
 // Lists the distinct weights of the graph and which node uses which; the offsets are not known yet.
 void list_weights(const Graph& graph, DType dtype, std::vector<PackedWeight>& weights,
                   std::vector<std::vector<int32_t>>& node_weights, std::vector<const WeightUse*>& uses);
-// One weight's bytes in `spec`: parts read, checked against their shapes, expanded where they are quantised, converted
-// and stacked or interleaved.
-Status pack_weight(const QuantizedCheckpoint& checkpoint, const WeightUse& use, const WeightSpec& spec,
-                   std::span<std::byte> out);
-
 }  // namespace pinion

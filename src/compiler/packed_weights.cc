@@ -6,7 +6,6 @@
 #include <cstring>
 
 #include "base/locate_error.h"
-#include "base/thread_pool.h"
 #include "compiler/weight_source.h"
 #include "quant/packed.h"
 #include "tensor/convert.h"
@@ -99,16 +98,15 @@ bool is_quantizable(const Graph& graph, const Node& node) {
   });
 }
 
-WeightPacker::WeightPacker(const QuantizedCheckpoint& checkpoint, const QuantFormat* format)
-    : quantized_(checkpoint), checkpoint_(checkpoint), format_(format) {}
+WeightPacker::WeightPacker(const QuantizedCheckpoint& checkpoint, const QuantFormat* format, ThreadPool& pool)
+    : quantized_(checkpoint), checkpoint_(checkpoint), format_(format), pool_(pool) {}
 
 Result<std::vector<QuantizedPart>> WeightPacker::encode(const WeightPart& part, int64_t cols) {
   PINION_TRY(const WeightSource source, WeightSource::open(checkpoint_.checkpoint(), part, cols, false));
   PINION_TRY(const Rounding rounding, rounding_of(*format_, cols));
   const int64_t chunks = (part.rows + kRows - 1) / kRows;
   std::vector<Result<QuantizedMatrix>> made(chunks, QuantizedMatrix{});
-  ThreadPool pool(available_cpus());
-  pool.run(chunks, [&](int64_t i) {
+  pool_.run(chunks, [&](int64_t i) {
     const int64_t first = i * kRows, rows = std::min(kRows, part.rows - first);
     std::vector<float> values(rows * cols);
     for (int64_t r = 0; r < rows; ++r) {
@@ -186,10 +184,9 @@ Result<bool> WeightPacker::pack(const WeightUse& use, WeightSpec& spec, const Wh
   }
   const RowLayout layout = wanted.row_layout();
   out.assign(static_cast<size_t>(layout.bytes()), std::byte{0});
-  ThreadPool pool(available_cpus());
   pack_order(*placed[0].part.matrix, layout, out);
   for (const Placed& p : placed) {
-    pool.run((p.rows + kRows - 1) / kRows, [&](int64_t chunk) {
+    pool_.run((p.rows + kRows - 1) / kRows, [&](int64_t chunk) {
       for (int64_t r = chunk * kRows; r < std::min(p.rows, (chunk + 1) * kRows); ++r) {
         pack_row(*p.part.matrix, p.part.offset + p.part.rows.row(r), layout, p.first + r * p.step, out);
       }

@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "base/result.h"
+#include "base/thread_pool.h"
 #include "compiler/quantized_weights.h"
 #include "graph/graph.h"
 #include "quant/quant_format.h"
@@ -32,8 +33,8 @@ class WeightPacker {
   // Why no kernel reads this weight so; empty: some does.
   using WhyNot = std::function<std::string(const WeightSpec&)>;
 
-  // format: what float weights are encoded as; null: they stay floats. Borrows both.
-  WeightPacker(const QuantizedCheckpoint& checkpoint, const QuantFormat* format);
+  // format: what float weights are encoded as; null: they stay floats. Borrows all three.
+  WeightPacker(const QuantizedCheckpoint& checkpoint, const QuantFormat* format, ThreadPool& pool);
 
   // Packs all parts of `use`, and makes `spec` packed. False: it stays as it is, and why() says the reason, which is
   // empty for a weight that is not quantised at all. Errors: what reading the checkpoint gives; unsupported, where a
@@ -48,6 +49,7 @@ class WeightPacker {
   QuantizedWeights quantized_;
   const QuantizedCheckpoint& checkpoint_;
   const QuantFormat* format_;
+  ThreadPool& pool_;
   std::string why_;
 };
 

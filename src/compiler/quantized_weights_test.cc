@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "compiler/compiler.h"
+#include "compiler/dense_weight.h"
 
 namespace pinion {
 namespace {
@@ -27,10 +28,15 @@ struct Fixture {
     EXPECT_GT(expected.size(), rows.size());
     for (size_t i = 0; i < rows.size(); ++i) EXPECT_NEAR(expected[i], rows[i], 1e-6f);
   }
+  Status pack(const WeightUse& use, const WeightSpec& spec, std::span<std::byte> out) const {
+    ThreadPool pool(2);
+    PINION_TRY(const DenseWeight dense, DenseWeight::open(quantized, use, spec));
+    return dense.pack(0, dense.rows(), out, pool);
+  }
   std::vector<float> pack(const WeightUse& use) const {
     const WeightSpec spec{DType::f32, Layout::row_major, use.rows, use.cols};
     std::vector<float> out(use.rows * use.cols);
-    const Status s = pack_weight(quantized, use, spec, std::as_writable_bytes(std::span(out)));
+    const Status s = pack(use, spec, std::as_writable_bytes(std::span(out)));
     EXPECT_TRUE(s.ok()) << s.error().message;
     return out;
   }
@@ -67,7 +73,7 @@ TEST(QuantizedWeights, PartsStackAndInterleaveAndRound) {
   }
   const WeightSpec spec{DType::bf16, Layout::row_major, 64, 64};
   std::vector<uint16_t> bf16(64 * 64);
-  ASSERT_TRUE(pack_weight(f.quantized, use, spec, std::as_writable_bytes(std::span(bf16))).ok());
+  ASSERT_TRUE(f.pack(use, spec, std::as_writable_bytes(std::span(bf16))).ok());
   for (size_t i = 0; i < bf16.size(); ++i) {
     uint32_t bits = static_cast<uint32_t>(bf16[i]) << 16;
     float v;

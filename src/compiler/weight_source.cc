@@ -84,17 +84,22 @@ Result<WeightSource> WeightSource::open(const Checkpoint& checkpoint, const Weig
   return s;
 }
 
+const std::byte* WeightSource::row_bytes(int64_t row) const {
+  if (dummy_width_ > 0 || transposed_) return nullptr;
+  return tensor_.data.data() + offset_ + rows_.row(row) * cols_ * byte_size(tensor_.dtype);
+}
+
 void WeightSource::read(int64_t row, int64_t first, int64_t n, DType dtype, std::byte* out) const {
   if (dummy_width_ > 0) {
     fill_dummy(name_, dtype, {out, n * byte_size(dtype)}, dummy_width_, row * cols_ + first);
     return;
   }
   const size_t element = byte_size(tensor_.dtype);
-  const std::byte* data = tensor_.data.data() + offset_;
   if (!transposed_) {
-    convert_floats(data + (rows_.row(row) * cols_ + first) * element, tensor_.dtype, out, dtype, n);
+    convert_floats(row_bytes(row) + first * element, tensor_.dtype, out, dtype, n);
     return;
   }
+  const std::byte* data = tensor_.data.data() + offset_;
   // Down a column of the tensor. Neighbouring rows share its cache lines.
   for (int64_t i = 0; i < n; ++i) {
     convert_floats(data + ((first + i) * rows_.rows + rows_.row(row)) * element, tensor_.dtype,

@@ -26,6 +26,9 @@ class WeightSource {
   const TensorRef& tensor() const { return tensor_; }  // of the checkpoint; empty where that is a dummy
   const FusedRows& rows() const { return rows_; }      // which of its rows, or, transposed, of its columns
 
+  // Where row `row` of the part lies in the tensor, `cols` elements of its type (unaligned); null where it does not lie
+  // there so: transposed, or a dummy.
+  const std::byte* row_bytes(int64_t row) const;
   // Columns [first, first + n) of row `row` of the part, as `dtype`, to `out` (unaligned). Thread-safe.
   void read(int64_t row, int64_t first, int64_t n, DType dtype, std::byte* out) const;
 

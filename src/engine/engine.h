@@ -122,6 +122,9 @@ class EngineWriter {
   static Result<EngineWriter> create(const std::filesystem::path& dir);
   // Appends one weight's bytes; fills offset and hash.
   Status add_weight(PackedWeight& weight, std::span<const std::byte> bytes);
+  // The same in pieces, where the caller fills in the hash.
+  Status begin_weight(PackedWeight& weight);  // fills the offset
+  Status append(std::span<const std::byte> bytes) { return file_.write(bytes); }
   Status add_file(const std::filesystem::path& from);  // copied under its own name (tokenizer files)
   Status add_text(const std::string& name, std::string_view text);
   Status finish(const EngineContents& contents);

@@ -22,12 +22,17 @@ Result<EngineWriter> EngineWriter::create(const fs::path& target) {
   return EngineWriter(std::move(dir), std::move(file));
 }
 
-Status EngineWriter::add_weight(PackedWeight& weight, std::span<const std::byte> bytes) {
+Status EngineWriter::begin_weight(PackedWeight& weight) {
   const uint64_t padding = (64 - file_.size() % 64) % 64;
   PINION_OK(file_.write(std::string(padding, '\0')));
   weight.offset = file_.size() - kEngineHeader;
+  return {};
+}
+
+Status EngineWriter::add_weight(PackedWeight& weight, std::span<const std::byte> bytes) {
+  PINION_OK(begin_weight(weight));
   weight.hash = hash128(bytes);
-  return file_.write(bytes);
+  return append(bytes);
 }
 
 Status EngineWriter::add_file(const fs::path& from) {

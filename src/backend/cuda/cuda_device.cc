@@ -7,6 +7,7 @@
 #include "backend/cuda/cuda_error.h"
 #include "backend/cuda/kernel_list.h"
 #include "backend/cuda/kernels/compiled_for.h"
+#include "backend/cuda/kernels/convert_rows.h"
 #include "backend/cuda/kernels/sample.h"
 #include "backend/cuda/launch.h"
 #include "backend/stream_order.h"
@@ -76,7 +77,7 @@ ProbedDevice describe(int ordinal) {
   return d;
 }
 
-class CudaDevice final : public Device, public SamplingDevice, public StreamOrderDevice {
+class CudaDevice final : public Device, public SamplingDevice, public StreamOrderDevice, public WeightPackingDevice {
  public:
   explicit CudaDevice(ProbedDevice d) : d_(std::move(d)) {}
   const DeviceInfo& info() const override { return d_.info; }
@@ -123,6 +124,8 @@ class CudaDevice final : public Device, public SamplingDevice, public StreamOrde
                    Stream& stream) override {
     return linear_head(kernel, args, largest, stream);
   }
+
+  void convert_rows(const RowConversion& rows, Stream& stream) override { cuda::convert_rows(rows, stream); }
 
   // The wait takes the event as it is now, so the event need not outlive this call.
   void run_after(Stream& later, Stream& earlier) override {
