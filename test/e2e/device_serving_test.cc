@@ -4,10 +4,12 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <numeric>
 #include <random>
 
 #include "compiled_model.h"
 #include "device_backend.h"
+#include "runtime/sampler.h"
 #include "test_data.h"
 
 namespace pinion {
@@ -139,6 +141,50 @@ TEST(DeviceServing, TheHostTierChangesNoToken) {
     EXPECT_GT(loop.stats().host_hit_blocks, 300u);
     EXPECT_EQ(loop.stats().blocks_used, 0);
     EXPECT_EQ(loop.integrity(), "");
+  }
+}
+
+// Greedy rows and drawn ones in one step, recorded and not: the tokens that the host's sampler takes from the logits of
+// the same step. A plain head, one with a bias, and logits that are scaled or capped behind it.
+TEST(DeviceServing, StepsChooseTheTokensOfTheirLogits) {
+  const Backend* backend = device_backend();
+  if (backend == nullptr) GTEST_SKIP() << "no device with memory of its own";
+  for (const char* family : {"llama3_gqa", "phi2", "granite", "gemma2"}) {
+    CompiledModel model(golden_dir() / "families" / family, *backend, {.dtype = DType::bf16, .block_size = 16},
+                        {.num_blocks = 64, .max_batch_size = 24, .max_num_tokens = 256, .max_seq_len = 64});
+    EngineExecutor& e = model.executor();
+    const int32_t vocab = e.vocab_size();
+    const size_t groups = e.kv_groups().size();
+    Sampler sampler(vocab);
+    for (const int32_t n : {1, 5, 17, 24}) {
+      std::vector<int32_t> ids(n * 10), blocks(n * groups);
+      std::iota(blocks.begin(), blocks.end(), 0);
+      for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * i * 31 + i) % vocab;
+      for (const int32_t past : {0, 9}) {  // a prompt of 9 tokens, then a decode step
+        Batch batch;
+        std::vector<RowSampling> rows;
+        for (int32_t s = 0; s < n; ++s) {
+          batch.seqs.push_back({.tokens = std::span(ids).subspan(s * 10 + past, past == 0 ? 9 : 1),
+                                .past = past,
+                                .rope_length = 9,
+                                .blocks = {}});
+          for (size_t g = 0; g < groups; ++g) {  // a page each
+            batch.seqs.back().blocks.push_back(std::span(blocks).subspan(s * groups + g, 1));
+          }
+          rows.push_back({.temperature = s % 3 == 1 ? 0.9f : 0, .uniform = Sampler::uniform(s, 0)});
+        }
+        const auto at = e.forward(batch);
+        const std::vector<float> logits(at.begin(), at.end());
+        const auto tokens = e.forward_sampled(batch, rows);
+        for (int32_t s = 0; s < n; ++s) {
+          const auto want =
+              sampler.sample(std::span(logits).subspan(s * vocab, vocab), {.temperature = rows[s].temperature},
+                             {.seed = static_cast<uint64_t>(s), .ending = {}}, {}, {}, 0);
+          ASSERT_TRUE(want.ok()) << want.error().message;
+          EXPECT_EQ(tokens[s], want->token) << family << " row " << s << " of " << n << " past " << past;
+        }
+      }
+    }
   }
 }
 
