@@ -6,6 +6,7 @@
 namespace pinion {
 namespace {
 
+constexpr int32_t kHistoryStep = 256;  // entries that a history grows by at least
 constexpr float kImpossible = -std::numeric_limits<float>::infinity();
 
 // The last token of a word whose other tokens are the sequence's last, as far as they are known: where the very last
@@ -20,18 +21,23 @@ void add_bad_words(const Sequence& seq, std::vector<LogitEdit>& edits) {
   }
 }
 
-bool write_history(Sequence& seq, int32_t position, const Executor& executor, HistoryRoom& room, DeviceDraws& draws) {
-  if (seq.history_range.size() == 0) {
-    seq.history_range = room.take(1 + std::min(seq.max_len, executor.vocab_size()));
-    seq.counted = -1;
+// Sees to it that the device has the sequence's history, with room for what this step and one under way may add.
+// Grown by doubling: most sequences end long before max_len, and their room would keep others out.
+bool prepare_history(Sequence& seq, int32_t position, const Executor& executor, HistoryRoom& room, DeviceDraws& draws) {
+  const auto& counts = seq.history.counts();
+  const auto known = static_cast<int32_t>(counts.size());
+  const int32_t most = std::min(seq.max_len, executor.vocab_size());
+  const bool fits = std::min(known + seq.unknown + 1, most) < seq.history_range.size();
+  if (fits && seq.counted == position) return true;
+  if (seq.unknown > 0) return false;
+  if (!fits) {
+    seq.history_range = {};
+    seq.history_range = room.take(1 + std::min(most, known + std::max(known, kHistoryStep)));
     if (seq.history_range.size() == 0) return false;
   }
-  if (seq.counted == position) return true;
-  if (seq.unknown > 0) return false;
   HistoryWrite& write = draws.histories.emplace_back(HistoryWrite{.at = seq.history_range.begin(), .counts = {}});
-  const auto& counts = seq.history.counts();
   write.counts.reserve(1 + counts.size());
-  write.counts.push_back({static_cast<int32_t>(counts.size()), seq.history_range.size() - 1});
+  write.counts.push_back({known, seq.history_range.size() - 1});
   for (const auto& [token, count] : counts) write.counts.push_back({token, count});
   return true;
 }
@@ -69,7 +75,7 @@ std::optional<DeviceDraws> device_draws(const Plan& plan, const Executor& execut
     row.biases = static_cast<int32_t>(draws.edits.size()) - row.edits - row.masks;
     if (draws.edits.size() > static_cast<size_t>(executor.sampling_room().edits)) return std::nullopt;
     if (p.penalizes()) {
-      if (!write_history(seq, position, executor, room, draws)) return std::nullopt;
+      if (!prepare_history(seq, position, executor, room, draws)) return std::nullopt;
       row.history = seq.history_range.begin();
       row.repetition_penalty = p.repetition_penalty;
       row.presence_penalty = p.presence_penalty;

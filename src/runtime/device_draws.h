@@ -20,7 +20,7 @@ struct DeviceDraws {
 };
 
 // Nothing: the host must choose, or the step must wait until the tokens under way are known (a history that the device
-// does not have can only be written whole). Takes histories' room for the plan's sequences.
+// does not have, or has no more room for, is written whole). Takes histories' room for the plan's sequences.
 std::optional<DeviceDraws> device_draws(const Plan& plan, const Executor& executor, HistoryRoom& room);
 
 }  // namespace pinion

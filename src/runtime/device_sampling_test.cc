@@ -143,6 +143,24 @@ TEST(DeviceSampling, WritesAHistoryOnce) {
   }
 }
 
+// A history's room is doubled when it is full, and the steps go on; with every token seen it need not grow any more.
+TEST(DeviceSampling, GrowsAHistory) {
+  for (const int32_t vocab : {4000, 300}) {
+    MockConfig config{.vocab = vocab, .context = 2048};
+    config.options.num_blocks = 400;
+    MockSamplingExecutor executor(config, {.edits = 10, .history = 2500});
+    EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {});
+    Request r = request(5, 3);
+    r.sampling.presence_penalty = 3;
+    r.sampling.temperature = 2;
+    r.sampling.max_tokens = 1200;
+    EXPECT_EQ(run(loop, r).tokens, tokens_alone(config, r));
+    EXPECT_EQ(executor.histories_written, vocab == 300 ? 2 : 4);
+    EXPECT_EQ(executor.copied, 0);
+    EXPECT_EQ(executor.most_in_flight, 2);
+  }
+}
+
 TEST(DeviceSampling, LeavesWhatItCannotDoToTheHost) {
   const MockConfig config;
   MockSamplingExecutor executor(config, {.edits = 2, .history = 10});

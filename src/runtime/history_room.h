@@ -1,5 +1,5 @@
 // Who has which part of the device's memory for histories (SamplingMemory::histories): each sequence with penalties has
-// one, as long as it may become, from its first step until it is gone. First fit; ranges that meet become one.
+// one from its first step until it is gone. First fit; ranges that meet become one.
 #pragma once
 
 #include <cstdint>

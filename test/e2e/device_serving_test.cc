@@ -29,8 +29,33 @@ Request random_request(uint64_t seed, int32_t vocab) {
   r.sampling.top_p = random() % 3 == 0 ? 0.8f : 1.0f;
   r.sampling.seed = random();
   r.sampling.ignore_eos = random() % 2 == 0;
+  const auto token = [&] { return static_cast<int32_t>(random() % vocab); };
+  if (random() % 4 == 0) r.sampling.repetition_penalty = 1.1f;
+  if (random() % 4 == 0) r.sampling.presence_penalty = 0.5f, r.sampling.frequency_penalty = 0.2f;
+  for (auto n = random() % 4 == 0 ? 9 : 0; n-- > 0;) r.sampling.logit_bias.emplace_back(token(), 2.0f);
+  for (auto n = random() % 4 == 0 ? 200 : 0; n-- > 0;) r.sampling.bad_words.push_back({token(), token()});
+  if (random() % 4 == 0) r.sampling.min_tokens = r.sampling.max_tokens / 2;
+  if (random() % 4 == 0) r.sampling.logprobs = static_cast<int32_t>(random() % 21);
   return r;
 }
+
+// The same executor with the tokens chosen by the host.
+class HostChooses : public Executor {
+ public:
+  explicit HostChooses(Executor& e) : e_(e) {}
+  int32_t vocab_size() const override { return e_.vocab_size(); }
+  int32_t context_length() const override { return e_.context_length(); }
+  int32_t block_size() const override { return e_.block_size(); }
+  std::span<const KvGroupInfo> kv_groups() const override { return e_.kv_groups(); }
+  const ExecutorOptions& options() const override { return e_.options(); }
+  std::span<const int32_t> eos_token_ids() const override { return e_.eos_token_ids(); }
+  uint64_t rope_variant(int32_t prompt_length) const override { return e_.rope_variant(prompt_length); }
+  std::span<const float> forward(const Batch& batch) override { return e_.forward(batch); }
+  void copy_block(int32_t from, int32_t to) override { e_.copy_block(from, to); }
+
+ private:
+  Executor& e_;
+};
 
 TEST(DeviceServing, RandomRequestsLoseNoBlock) {
   const Backend* backend = device_backend();
@@ -83,6 +108,44 @@ TEST(DeviceServing, RandomRequestsLoseNoBlock) {
     }
     loop.drain();
   }
+}
+
+// With every parameter of a request, many at once, some preempted.
+TEST(DeviceServing, TheDeviceChoosesTheHostsTokens) {
+  const Backend* backend = device_backend();
+  if (backend == nullptr) GTEST_SKIP() << "no device with memory of its own";
+  CompiledModel model(golden_dir() / "families" / "llama3_gqa", *backend, {.block_size = 16, .deterministic = true},
+                      {.num_blocks = 100, .max_batch_size = 24, .max_num_tokens = 256, .max_seq_len = 128});
+  std::vector<Request> requests;
+  for (int i = 0; i < 400; ++i) requests.push_back(random_request(1000 + i, model.executor().vocab_size()));
+  HostChooses host(model.executor());
+  std::vector<Answer> want, got;
+  {
+    EngineLoop loop(host, TextDecoderFactory(), {.max_batch_size = 24});
+    want = ask(loop, requests);
+  }
+  EngineLoop loop(model.executor(), TextDecoderFactory(), {.max_batch_size = 24});
+  got = ask(loop, requests);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const SamplingParams& p = requests[i].sampling;
+    EXPECT_EQ(got[i].error, want[i].error) << i;
+    EXPECT_EQ(got[i].tokens, want[i].tokens)
+        << "request " << i << " temperature " << p.temperature << " repetition " << p.repetition_penalty << " presence "
+        << p.presence_penalty << " biases " << p.logit_bias.size() << " bad words " << p.bad_words.size()
+        << " at least " << p.min_tokens << " top_k " << p.top_k << " top_p " << p.top_p;
+    ASSERT_EQ(got[i].logprobs.size(), want[i].logprobs.size()) << i;
+    for (size_t t = 0; t < got[i].logprobs.size(); ++t) {
+      const TokenLogprob &a = got[i].logprobs[t], &b = want[i].logprobs[t];
+      EXPECT_EQ(a.rank, b.rank) << i << ", token " << t;
+      EXPECT_NEAR(a.logprob, b.logprob, 1e-5) << i << ", token " << t;
+      ASSERT_EQ(a.top.size(), b.top.size()) << i << ", token " << t;
+      for (size_t k = 0; k < a.top.size(); ++k) {
+        EXPECT_EQ(a.top[k].first, b.top[k].first) << i << ", token " << t << ", place " << k;
+        EXPECT_NEAR(a.top[k].second, b.top[k].second, 1e-5) << i << ", token " << t << ", place " << k;
+      }
+    }
+  }
+  EXPECT_EQ(loop.integrity(), "");
 }
 
 // Prompts that together are larger than the pool come back from the host again and again, some of them cancelled while
