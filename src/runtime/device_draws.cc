@@ -21,23 +21,21 @@ void add_bad_words(const Sequence& seq, std::vector<LogitEdit>& edits) {
   }
 }
 
-// Sees to it that the device has the sequence's history, with room for what this step and one under way may add.
-// Grown by doubling: most sequences end long before max_len, and their room would keep others out.
+// Sees to it that the device has the sequence's history, with room for the token to be drawn. It grows by doubling:
+// most sequences end long before max_len, and room for that would keep others out.
 bool prepare_history(Sequence& seq, int32_t position, const Executor& executor, HistoryRoom& room, DeviceDraws& draws) {
-  const auto& counts = seq.history.counts();
-  const auto known = static_cast<int32_t>(counts.size());
   const int32_t most = std::min(seq.max_len, executor.vocab_size());
-  const bool fits = std::min(known + seq.unknown + 1, most) < seq.history_range.size();
+  const bool fits = std::min(seq.history_entries + 1, most) < seq.history_range.size();
   if (fits && seq.counted == position) return true;
   if (seq.unknown > 0) return false;
-  if (!fits) {
-    seq.history_range = {};
-    seq.history_range = room.take(1 + std::min(most, known + std::max(known, kHistoryStep)));
-    if (seq.history_range.size() == 0) return false;
-  }
+  const auto& counts = seq.whole_history().counts();
+  seq.history_entries = static_cast<int32_t>(counts.size());
+  seq.history_range = {};
+  seq.history_range = room.take(1 + std::min(most, seq.history_entries + std::max(seq.history_entries, kHistoryStep)));
+  if (seq.history_range.size() == 0) return false;
   HistoryWrite& write = draws.histories.emplace_back(HistoryWrite{.at = seq.history_range.begin(), .counts = {}});
   write.counts.reserve(1 + counts.size());
-  write.counts.push_back({known, seq.history_range.size() - 1});
+  write.counts.push_back({seq.history_entries, seq.history_range.size() - 1});
   for (const auto& [token, count] : counts) write.counts.push_back({token, count});
   return true;
 }

@@ -243,7 +243,7 @@ void EngineLoop::Impl::issue(Plan plan, const StepSampling& sampling) {
     seq.row = row++;
     seq.tokens.push_back(0);
     ++seq.unknown;
-    if (seq.history_range.size() > 0) seq.counted = seq.length() - seq.prompt_len;
+    if (seq.history_range.size() > 0) seq.counted = seq.length() - seq.prompt_len, ++seq.history_entries;
   }
 }
 
@@ -312,8 +312,8 @@ Status EngineLoop::Impl::read_rows(const PlanItem& item, std::span<const float> 
       seq.prompt_rows = at + 1;
     }
     if (at != seq.length() - 1) continue;
-    PINION_TRY(const Sampled sampled,
-               sampler.sample(row, seq.request.sampling, seq.sampler, seq.history, seq.tokens, seq.output_tokens()));
+    PINION_TRY(const Sampled sampled, sampler.sample(row, seq.request.sampling, seq.sampler, seq.whole_history(),
+                                                     seq.tokens, seq.output_tokens()));
     append(seq, sampled, piece);
     break;
   }
@@ -367,7 +367,6 @@ void EngineLoop::Impl::append(Sequence& seq, const Sampled& sampled, OutputPiece
   } else {
     seq.tokens.push_back(token);
   }
-  if (p.penalizes()) seq.history.add_output(token);
   piece.tokens.push_back(token);
   if (p.logprobs >= 0) piece.logprobs.push_back(sampled.logprob);
 

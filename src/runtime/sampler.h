@@ -30,11 +30,16 @@ Error none_left_error();
 class TokenHistory {
  public:
   void add_prompt(int32_t token) { counts_.try_emplace(token, 0); }
-  void add_output(int32_t token) { ++counts_[token]; }
+  void add_output(int32_t token) { ++counts_[token], ++outputs_; }
+  // Of all output tokens so far those that were not added yet.
+  void add_outputs(std::span<const int32_t> all) {
+    while (outputs_ < all.size()) add_output(all[outputs_]);
+  }
   const std::unordered_map<int32_t, int32_t>& counts() const { return counts_; }  // 0: in the prompt only
 
  private:
   std::unordered_map<int32_t, int32_t> counts_;
+  size_t outputs_ = 0;
 };
 
 // What is worked out once per request.

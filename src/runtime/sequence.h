@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "runtime/block_pool.h"
@@ -38,9 +39,12 @@ struct Sequence {
   int32_t prompt_logprobs = -1;  // as requested; the prompt then needs every row of logits, so no prefix is reused
   int32_t prompt_rows = 0;       // prompt positions whose logits were seen: recomputing does not ask again
 
-  TokenHistory history;              // empty where nothing is penalised: counting costs more than the rest of a token
+  // Empty where nothing is penalised, and behind the output while the device counts: it costs more than the rest of a
+  // token.
+  TokenHistory history;
   HistoryRoom::Range history_range;  // where the device counts tokens, once it does
   int32_t counted = -1;              // output tokens that it has counted, or will have when the issued steps have run
+  int32_t history_entries = 0;       // that it has then at most
   SamplerState sampler;
   std::unique_ptr<OutputText> text;  // null without a tokenizer
   std::vector<TokenLogprob> prompt_entries;
@@ -53,6 +57,10 @@ struct Sequence {
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }
   int32_t known() const { return length() - unknown; }
   int32_t output_tokens() const { return known() - prompt_len; }
+  const TokenHistory& whole_history() {
+    if (request.sampling.penalizes()) history.add_outputs(std::span(tokens).subspan(prompt_len, output_tokens()));
+    return history;
+  }
   bool decoding() const { return length() - computed == 1; }
   bool awaits_end() const { return unknown > 0 && length() >= max_len; }  // the token on its way is its last
   // KV is never written for the last token that it may produce.
