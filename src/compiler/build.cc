@@ -2,7 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <future>
 #include <map>
 
 #include "base/log.h"
@@ -26,6 +28,17 @@ class Timer {
  private:
   BuildReport& report_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+class StopAtExit {
+ public:
+  explicit StopAtExit(std::atomic<bool>& stop) : stop_(stop) {}
+  ~StopAtExit() { stop_ = true; }
+  StopAtExit(const StopAtExit&) = delete;
+  StopAtExit& operator=(const StopAtExit&) = delete;
+
+ private:
+  std::atomic<bool>& stop_;
 };
 
 // Files that come along so that the engine answers without its checkpoint.
@@ -150,38 +163,60 @@ Result<BuildReport> build_engine(const Checkpoint& checkpoint, const Backend& ba
     timer.lap("select kernels");
     return {};
   };
-  if (!packs) PINION_OK(select());
+  std::vector<DenseWeight> dense;  // all of them, where nothing is quantised: they hold no bytes
+  for (size_t i = 0; i < c.weights.size() && !packs && !quantized.is_quantized(); ++i) {
+    PINION_TRY(DenseWeight weight, DenseWeight::open(quantized, *uses[i], c.weights[i].spec));
+    dense.push_back(std::move(weight));
+  }
+  // A device with memory of its own times kernels while the host packs, unless it is to convert weights itself.
+  const bool beside = !dense.empty() && !device.host_visible() && !checkpoint.is_dummy() &&
+                      std::ranges::none_of(dense, [](const DenseWeight& w) { return DeviceRows::packs(w); });
+  if (!packs && !beside) PINION_OK(select());
 
   PINION_TRY(EngineWriter writer, EngineWriter::create(out));
-  ThreadPool pool(available_cpus());
+  // Beside, half of the processors: whoever times kernels must not wait for one.
+  ThreadPool pool(beside ? std::max(1, available_cpus() / 2) : available_cpus());
   WeightPacker plain(quantized, nullptr, pool), encoder(quantized, format, pool);
   WeightWriter weights(writer, device, pool);
   Reasons expanded;
-  for (size_t i = 0; i < c.weights.size(); ++i) {
-    WeightSpec& spec = c.weights[i].spec;
-    const std::vector<size_t> nodes = nodes_with(c, static_cast<int32_t>(i));
-    std::vector<std::byte> bytes;
-    bool packed = false;
-    if (packs) {
-      const bool encodes = format != nullptr && std::ranges::all_of(nodes, [&](size_t n) {
-                             return is_quantizable(c.graph, c.graph.nodes()[n]);
-                           });
-      WeightPacker& packer = encodes ? encoder : plain;
-      const auto why_not = [&](const WeightSpec& s) {
-        return why_not_read(c, nodes, static_cast<int32_t>(i), s, backend, device.info(), m.kv_dtype);
-      };
-      PINION_TRY(packed, packer.pack(*uses[i], spec, why_not, bytes));
-      if (!packed && !packer.why().empty()) ++expanded[packer.why()];
+  std::atomic<bool> stop = false;
+  const auto pack_all = [&]() -> Status {
+    for (size_t i = 0; i < c.weights.size() && !stop; ++i) {
+      WeightSpec& spec = c.weights[i].spec;
+      std::vector<std::byte> bytes;
+      bool packed = false;
+      if (packs) {
+        const std::vector<size_t> nodes = nodes_with(c, static_cast<int32_t>(i));
+        const bool encodes = format != nullptr && std::ranges::all_of(nodes, [&](size_t n) {
+                               return is_quantizable(c.graph, c.graph.nodes()[n]);
+                             });
+        WeightPacker& packer = encodes ? encoder : plain;
+        const auto why_not = [&](const WeightSpec& s) {
+          return why_not_read(c, nodes, static_cast<int32_t>(i), s, backend, device.info(), m.kv_dtype);
+        };
+        PINION_TRY(packed, packer.pack(*uses[i], spec, why_not, bytes));
+        if (!packed && !packer.why().empty()) ++expanded[packer.why()];
+      }
+      if (packed) {
+        PINION_OK(weights.add(c.weights[i], std::move(bytes)));
+      } else if (!dense.empty()) {
+        PINION_OK(weights.add(c.weights[i], dense[i]));
+      } else {
+        PINION_TRY(const DenseWeight weight, DenseWeight::open(quantized, *uses[i], spec));
+        PINION_OK(weights.add(c.weights[i], weight));
+      }
+      count_weight(spec, report);
     }
-    if (packed) {
-      PINION_OK(weights.add(c.weights[i], std::move(bytes)));
-    } else {
-      PINION_TRY(const DenseWeight dense, DenseWeight::open(quantized, *uses[i], spec));
-      PINION_OK(weights.add(c.weights[i], dense));
-    }
-    count_weight(spec, report);
+    return weights.finish();
+  };
+  if (beside) {
+    auto packing = std::async(std::launch::async, pack_all);
+    const StopAtExit leaving(stop);  // before `packing` waits for its thread, where select() fails
+    PINION_OK(select());
+    PINION_OK(packing.get());
+  } else {
+    PINION_OK(pack_all());
   }
-  PINION_OK(weights.finish());
   log_expanded(expanded, m.dtype);
   timer.lap("pack weights");
   report.write_wait_seconds = weights.waited_seconds();

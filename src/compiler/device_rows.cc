@@ -34,8 +34,12 @@ DeviceRows::~DeviceRows() {
   }
 }
 
+bool DeviceRows::packs(const DenseWeight& weight) {
+  return weight.converts() && weight.rows() * weight.row_bytes() >= kGatherBytes;
+}
+
 int64_t DeviceRows::most_rows(const DenseWeight& weight, size_t most) {
-  if (!weight.converts() || weight.rows() * weight.row_bytes() < kGatherBytes) return 0;  // norms and biases are small
+  if (!packs(weight)) return 0;
   // A raw element has at most four bytes; every part may begin at an aligned place.
   const size_t row = static_cast<size_t>(weight.cols()) * 4, gaps = weight.parts() * kRunAlign;
   return most < gaps ? 0 : static_cast<int64_t>((most - gaps) / row);

@@ -22,7 +22,9 @@ class DeviceRows {
   DeviceRows(const DeviceRows&) = delete;
   DeviceRows& operator=(const DeviceRows&) = delete;
 
-  // The most rows of `weight` in one piece; 0: the device cannot pack it.
+  // Whether a device with this ability is given the weight: one of another float type, and no vector.
+  static bool packs(const DenseWeight& weight);
+  // The most rows of `weight` in one piece; 0: the host packs it.
   static int64_t most_rows(const DenseWeight& weight, size_t most);
   // Begins to pack rows [first, first + n) to `out`, which stays until wait() returns and is best pinned. Throws
   // DeviceError.
