@@ -40,6 +40,9 @@ Error os_error(std::string_view what, const fs::path& path) {
               std::string(what) + ": " + std::strerror(code), shown(path), remedy);
 }
 
+// A large file goes to the disk while the rest of it is made: commit() then waits for its end alone.
+constexpr uint64_t kFlushBytes = uint64_t{64} << 20;
+
 // Reads a byte of every page: where a mapped file has shrunk, zeros take its place (shrunk_maps.h).
 void touch(std::span<const std::byte> bytes) {
   for (size_t i = 0; i < bytes.size(); i += 4096) static_cast<void>(*static_cast<const volatile std::byte*>(&bytes[i]));
@@ -178,6 +181,7 @@ Result<AtomicFile> AtomicFile::create(const fs::path& target) {
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
     : fd_(std::exchange(other.fd_, -1)),
       size_(other.size_),
+      flushing_(other.flushing_),
       target_(std::move(other.target_)),
       temporary_(std::move(other.temporary_)) {
   other.temporary_.clear();
@@ -191,6 +195,11 @@ AtomicFile::~AtomicFile() {
 Status AtomicFile::write(std::span<const std::byte> bytes) {
   PINION_OK(write_all(fd_, bytes, size_, target_));
   size_ += bytes.size();
+  if (size_ - flushing_ >= kFlushBytes) {  // what fails here, or is not known here, commit() does and reports
+    ::sync_file_range(fd_, static_cast<off64_t>(flushing_), static_cast<off64_t>(size_ - flushing_),
+                      SYNC_FILE_RANGE_WRITE);
+    flushing_ = size_;
+  }
   return {};
 }
 

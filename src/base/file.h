@@ -51,7 +51,7 @@ class AtomicFile {
  private:
   AtomicFile() = default;
   int fd_ = -1;
-  uint64_t size_ = 0;
+  uint64_t size_ = 0, flushing_ = 0;  // flushing_: bytes that the disk was given so far
   std::filesystem::path target_, temporary_;
 };
 
