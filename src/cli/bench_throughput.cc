@@ -35,6 +35,7 @@ double ms(Clock::duration d) {
 }
 
 // The host's own work by step, apart for steps that only decode: one with prompts launches kernel by kernel.
+// Where the host chooses the tokens, as on the CPU, that is part of it.
 struct HostWork {
   std::vector<double> decodes_us, prompts_us;
   int32_t most = 0;  // sequences of a step
