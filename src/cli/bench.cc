@@ -8,6 +8,7 @@
 #include <cmath>
 #include <memory>
 
+#include "cli/sampling_options.h"
 #include "cli/verbs.h"
 
 namespace pinion::cli {
@@ -153,6 +154,8 @@ Verb add_bench(CLI::App& app) {
   throughput->add_option("--concurrency", a->concurrency, "requests in flight at once")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
+  auto draws = std::make_shared<SamplingArgs>();
+  add_draw_options(*throughput, *draws);
   throughput->add_flag(
       "--json", a->json,
       "print one JSON object: requests_per_second, output_tokens_per_second, ttft_p50_ms, ttft_p99_ms …");
@@ -169,6 +172,7 @@ Verb add_bench(CLI::App& app) {
     if (ceilings->parsed()) return bench_ceilings(*a);
     if (serve->parsed()) return bench_serve(*load);
     PINION_OK(choose_model(*a));
+    a->sampling = resolve(*draws, {.temperature = 0});
     return latency->parsed() ? bench_latency(*a) : bench_throughput(*a);
   };
 }

@@ -3,6 +3,7 @@
 
 #include "backend/cpu/ceilings.h"
 #include "cli/model.h"
+#include "runtime/request.h"
 
 namespace pinion::cli {
 
@@ -11,6 +12,7 @@ struct BenchArgs {
   std::string config;
   int32_t input_len = 128, output_len = 32, batch_size = 1, iterations = 3;
   int32_t num_requests = 32, concurrency = 8;
+  SamplingParams sampling;  // of throughput: how tokens are drawn
   uint64_t seed = 1;
   bool json = false;
 };

@@ -102,7 +102,8 @@ Status bench_throughput(BenchArgs a) {
     Request request;
     request.id = fmt::format("bench-{}", i);
     request.prompt = random_tokens(a.input_len, m.executor->vocab_size(), a.seed + i);
-    request.sampling.temperature = 0;
+    request.sampling = a.sampling;
+    request.sampling.seed = a.seed + i;
     request.sampling.max_tokens = a.output_len;
     request.sampling.ignore_eos = true;
     auto ticket = loop.submit(std::move(request), make_sink(r));

@@ -8,11 +8,8 @@
 
 namespace pinion::cli {
 
-void add_sampling_options(CLI::App& app, SamplingArgs& a) {
+void add_draw_options(CLI::App& app, SamplingArgs& a) {
   SamplingParams& p = a.params;
-  app.add_option("--max_tokens,--max_output_len,--max_new_tokens", a.max_tokens, "tokens to generate at most")
-      ->check(CLI::Range(1, 1 << 30));
-  app.add_option("--min_tokens", p.min_tokens, "tokens before an end is allowed")->check(CLI::Range(0, 1 << 30));
   app.add_option("--temperature", a.temperature, "0: greedy")->check(CLI::Range(0.0, 100.0));
   app.add_option("--top_k", a.top_k, "0: off")->check(CLI::Range(0, 1 << 30));
   app.add_option("--top_p", a.top_p, "1: off")->check(CLI::Range(0.0, 1.0));
@@ -20,12 +17,20 @@ void add_sampling_options(CLI::App& app, SamplingArgs& a) {
   app.add_option("--repetition_penalty", p.repetition_penalty, "1: off")->check(CLI::Range(0.01, 100.0));
   app.add_option("--presence_penalty", p.presence_penalty, "0: off")->check(CLI::Range(-2.0, 2.0));
   app.add_option("--frequency_penalty", p.frequency_penalty, "0: off")->check(CLI::Range(-2.0, 2.0));
+  app.add_option("--logprobs", p.logprobs, "log-probabilities of the k best tokens; generate prints them with --json")
+      ->check(CLI::Range(0, 1024));
+}
+
+void add_sampling_options(CLI::App& app, SamplingArgs& a) {
+  SamplingParams& p = a.params;
+  app.add_option("--max_tokens,--max_output_len,--max_new_tokens", a.max_tokens, "tokens to generate at most")
+      ->check(CLI::Range(1, 1 << 30));
+  app.add_option("--min_tokens", p.min_tokens, "tokens before an end is allowed")->check(CLI::Range(0, 1 << 30));
+  add_draw_options(app, a);
   app.add_option("--seed", a.seed, "the same seed gives the same tokens");
   app.add_option("--stop", p.stop, "a text that ends the output (repeatable)");
   app.add_option("--stop_token_ids", p.stop_token_ids, "token ids that end the output")->delimiter(',');
   app.add_flag("--ignore_eos", p.ignore_eos, "go on past the model's end of text");
-  app.add_option("--logprobs", p.logprobs, "with --json: log-probabilities of the k best tokens")
-      ->check(CLI::Range(0, 1024));
 }
 
 SamplingParams resolve(const SamplingArgs& a, const SamplingParams& defaults) {

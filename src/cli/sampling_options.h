@@ -1,4 +1,4 @@
-// Sampling flags, shared by generate and chat, and one run of a request to its end.
+// Sampling flags, shared by generate, chat and bench, and one run of a request to its end.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -21,6 +21,7 @@ struct SamplingArgs {
   std::optional<uint64_t> seed;
 };
 
+void add_draw_options(CLI::App& app, SamplingArgs& args);  // of them those that change how a token is drawn
 void add_sampling_options(CLI::App& app, SamplingArgs& args);
 SamplingParams resolve(const SamplingArgs& args, const SamplingParams& defaults);
 
