@@ -30,6 +30,7 @@ bool prepare_history(Sequence& seq, int32_t position, const Executor& executor, 
   if (seq.unknown > 0) return false;
   const auto& counts = seq.whole_history().counts();
   seq.history_entries = static_cast<int32_t>(counts.size());
+  seq.counted = -1;  // until a step is issued with it
   seq.history_range = {};
   seq.history_range = room.take(1 + std::min(most, seq.history_entries + std::max(seq.history_entries, kHistoryStep)));
   if (seq.history_range.size() == 0) return false;

@@ -161,6 +161,33 @@ TEST(DeviceSampling, GrowsAHistory) {
   }
 }
 
+// Histories that grow while others find no room and the host chooses for a while.
+TEST(DeviceSampling, SharesTheRoomForHistories) {
+  MockConfig config{.vocab = 3000, .context = 2048};
+  config.options.num_blocks = 1000;
+  MockSamplingExecutor executor(config, {.edits = 10, .history = 2300});
+  EngineLoop loop(executor, static_cast<const Tokenizer*>(nullptr), {});
+  std::vector<Request> requests;
+  std::vector<std::future<std::vector<int32_t>>> answers;
+  for (int32_t i = 0; i < 12; ++i) {
+    Request& r = requests.emplace_back(request(5 + i, i));
+    r.sampling.frequency_penalty = 3;
+    r.sampling.temperature = 2;
+    r.sampling.max_tokens = 150 + 41 * i;
+    auto done = std::make_shared<std::promise<std::vector<int32_t>>>();
+    answers.push_back(done->get_future());
+    auto tokens = std::make_shared<std::vector<int32_t>>();
+    const auto ticket = loop.submit(r, [done, tokens](OutputPiece piece) {
+      tokens->insert(tokens->end(), piece.tokens.begin(), piece.tokens.end());
+      if (piece.finish != FinishReason::none) done->set_value(*tokens);
+    });
+    ASSERT_TRUE(ticket.ok());
+  }
+  for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(answers[i].get(), tokens_alone(config, requests[i])) << i;
+  EXPECT_GT(executor.copied, 10);
+  EXPECT_GT(executor.issued, 100);
+}
+
 TEST(DeviceSampling, LeavesWhatItCannotDoToTheHost) {
   const MockConfig config;
   MockSamplingExecutor executor(config, {.edits = 2, .history = 10});
