@@ -17,10 +17,10 @@
 namespace pinion {
 
 struct PackingCase {
-  std::vector<DType> from;  // of the parts
-  DType to = DType::bf16;
-  int64_t cols = 0;
+  std::vector<DType> from;    // of the parts
   std::vector<int64_t> rows;  // of the parts
+  int64_t cols = 0;
+  DType to = DType::bf16;
   bool interleave = false;
 };
 
@@ -77,14 +77,14 @@ inline Result<std::string> pack_through(Device& device, const PackingCase& c,
 
 inline void expect_packed_row_by_row(Device& device) {
   const PackingCase cases[] = {
-      {{DType::f32, DType::f32, DType::f32}, DType::bf16, 1024, {600, 200, 201}, false},
-      {{DType::f32, DType::f32}, DType::f16, 1024, {500, 500}, true},
-      {{DType::bf16, DType::bf16}, DType::f16, 1037, {700, 333}, false},
-      {{DType::bf16, DType::bf16}, DType::f32, 1037, {400, 400}, true},
-      {{DType::f16, DType::bf16, DType::f32}, DType::bf16, 1024, {500, 111, 222}, false},
-      {{DType::f16, DType::f16}, DType::f32, 1032, {300, 300}, true},
-      {{DType::f16, DType::f32}, DType::f16, 1048, {300, 300}, true},
-      {{DType::bf16, DType::bf16}, DType::bf16, 1024, {600, 600}, true},
+      {{DType::f32, DType::f32, DType::f32}, {600, 200, 201}, 1024, DType::bf16, false},
+      {{DType::f32, DType::f32}, {500, 500}, 1024, DType::f16, true},
+      {{DType::bf16, DType::bf16}, {700, 333}, 1037, DType::f16, false},
+      {{DType::bf16, DType::bf16}, {400, 400}, 1037, DType::f32, true},
+      {{DType::f16, DType::bf16, DType::f32}, {500, 111, 222}, 1024, DType::bf16, false},
+      {{DType::f16, DType::f16}, {300, 300}, 1032, DType::f32, true},
+      {{DType::f16, DType::f32}, {300, 300}, 1048, DType::f16, true},
+      {{DType::bf16, DType::bf16}, {600, 600}, 1024, DType::bf16, true},
   };
   for (const PackingCase& c : cases) {
     std::vector<std::vector<std::byte>> data;
@@ -116,11 +116,12 @@ inline void expect_packed_row_by_row(Device& device) {
 }
 
 inline void expect_beyond_f16_by_name(Device& device) {
-  const PackingCase c{{DType::f32, DType::f32}, DType::f16, 1024, {600, 600}, false};
-  std::vector<std::vector<std::byte>> data{random_floats(DType::f32, 600 * 1024, 1),
-                                           random_floats(DType::f32, 600 * 1024, 2)};
+  constexpr int64_t kRows = 600, kCols = 1024;
+  const PackingCase c{{DType::f32, DType::f32}, {kRows, kRows}, kCols, DType::f16, false};
+  std::vector<std::vector<std::byte>> data{random_floats(DType::f32, kRows * kCols, 1),
+                                           random_floats(DType::f32, kRows * kCols, 2)};
   const float large = 65520;
-  std::memcpy(data[1].data() + 4 * (599 * 1024 + 1023), &large, 4);  // the last one
+  std::memcpy(data[1].data() + data[1].size() - sizeof(large), &large, sizeof(large));
   const auto got = pack_through(device, c, data, size_t{300} << 10);
   ASSERT_FALSE(got.ok());
   EXPECT_NE(got.error().message.find("\"part1.weight\" holds values beyond 65504"), std::string::npos)
