@@ -263,13 +263,20 @@ __global__ void __launch_bounds__(Ring<D, Rows, kCluster>::kThreads, Ring<D, Row
       }
     }
   } else {
-    total = total_work<Rows>(task);
-    blocks = min(static_cast<int64_t>(gridDim.x), (total + R::kWarps - 1) / R::kWarps);
-    if (blocks > 0) {
-      work.begin = static_cast<int>(min(blockIdx.x * total / blocks, total));
-      work.end = static_cast<int>(min((blockIdx.x + 1) * total / blocks, total));
+    const Work all = all_work<Rows>(task);
+    total = all.total;
+    if (divides_into_heads(all, static_cast<int>(gridDim.x))) {
+      const int from = static_cast<int>(int64_t{blockIdx.x} * all.heads / gridDim.x);
+      const int to = static_cast<int>(int64_t{blockIdx.x + 1} * all.heads / gridDim.x);
+      if (from < to) work.take_heads(task, all.heads_each, from, to - from);
+    } else {
+      blocks = min(static_cast<int64_t>(gridDim.x), (total + R::kWarps - 1) / R::kWarps);
+      if (blocks > 0) {
+        work.begin = static_cast<int>(min(blockIdx.x * total / blocks, total));
+        work.end = static_cast<int>(min((blockIdx.x + 1) * total / blocks, total));
+      }
+      if (work.begin < work.end) work.seek(task);
     }
-    if (work.begin < work.end) work.seek(task);
   }
   if (kCluster > 1 ? work.first >= work.until : work.begin >= work.end) {
     ptx::wait_dependencies();

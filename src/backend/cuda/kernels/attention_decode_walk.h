@@ -1,7 +1,10 @@
 // How the decode kernel divides a step: sequences of few rows, tiles of rows, and a list of units of 16 keys ordered by
-// sequence and KV head, of which every thread block takes an even part. All of it follows from the lengths in device
-// memory. Rows is the number of rows of a tile, 8 or 16.
+// sequence and KV head, of which every thread block takes an even part; whole heads, where that is as good as even,
+// since parts of heads have to be merged. All of it follows from the lengths in device memory. Rows is the number of
+// rows of a tile, 8 or 16.
 #pragma once
+
+#include <climits>
 
 #include "backend/cuda/kernels/attention_task.h"
 
@@ -35,6 +38,7 @@ constexpr int kHeadCost = 28;
 template <int Rows>
 struct Walk {
   int begin = 0, end = 0;
+  int left = INT_MAX;                // heads from the current one on, where a block takes whole ones
   int s = 0, head = 0, head_at = 0;  // of the current head: where in the step's work it begins
   int first = 0, until = 0;          // the units of it that are this block's; there may be none
   Sequence seq;
@@ -67,10 +71,18 @@ struct Walk {
     clip();
   }
 
+  // To head `index` of all, the first of `count` whole ones.
+  __device__ void take_heads(const AttentionTask& task, int heads_each, int index, int count) {
+    end = INT_MAX / 2, left = count;
+    s = index / heads_each, head = index % heads_each;
+    seq = sequence<Rows>(task, s);
+    clip();
+  }
+
   // To the next head; false when it is no more of this block's.
   __device__ bool next(const AttentionTask& task) {
     head_at += seq.units + kHeadCost;
-    if (head_at + kHeadCost >= end) return false;
+    if (--left == 0 || head_at + kHeadCost >= end) return false;
     if (++head == seq.heads) {
       head = 0;
       do {
@@ -92,15 +104,37 @@ struct Walk {
   }
 };
 
+struct Work {
+  int total = 0;
+  int heads = 0;       // of all sequences, where each of the first ones has the same number and the others none; else 0
+  int heads_each = 0;  // of such a sequence
+  int longest = 0;     // units of one head
+};
+
+// Warp-wide.
 template <int Rows>
-__device__ inline int total_work(const AttentionTask& task) {
-  int sum = 0;
+__device__ inline Work all_work(const AttentionTask& task) {
+  Work w;
+  int active = 0, past = 0, least = INT_MAX;  // sequences with work, where the last of them lies, heads of one
   for (int s = static_cast<int>(threadIdx.x) % 32; s < task.seqs; s += 32) {
-    sum += Walk<Rows>::work_of(sequence<Rows>(task, s));
+    const Sequence q = sequence<Rows>(task, s);
+    w.total += Walk<Rows>::work_of(q);
+    if (q.units == 0) continue;
+    ++active, past = s + 1;
+    w.longest = max(w.longest, q.units), w.heads_each = max(w.heads_each, q.heads), least = min(least, q.heads);
   }
-#pragma unroll
-  for (int d = 16; d > 0; d /= 2) sum += __shfl_xor_sync(~0u, sum, d);
-  return sum;
+  w.total = __reduce_add_sync(~0u, w.total);
+  w.longest = __reduce_max_sync(~0u, w.longest);
+  w.heads_each = __reduce_max_sync(~0u, w.heads_each);
+  active = __reduce_add_sync(~0u, active), past = __reduce_max_sync(~0u, past), least = __reduce_min_sync(~0u, least);
+  if (active == past && least == w.heads_each) w.heads = active * w.heads_each;
+  return w;
+}
+
+// Whether `blocks` blocks that take whole heads end within a twentieth of an even division.
+__device__ inline bool divides_into_heads(const Work& w, int blocks) {
+  const int64_t busiest = static_cast<int64_t>((w.heads + blocks - 1) / blocks) * (w.longest + kHeadCost);
+  return w.heads > 0 && 20 * busiest * blocks <= 21 * static_cast<int64_t>(w.total);
 }
 
 // Where row `row` of a tile lies in q and out; head < 0: there is no such row.
