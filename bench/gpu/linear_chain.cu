@@ -128,11 +128,15 @@ class Bench {
     const int64_t tokens = p.output.tokens, in = p.in, out = p.output.out;
     std::vector<Candidate> c;
     if (linear_gemv_why_not(p.type, tokens, in).empty()) {
-      c.push_back({"gemv", [this](const LinearProblem& q) { linear_gemv(q, stream_); }});
+      for (const GemvPlan& plan : linear_gemv_plans(in, out, device_.multiprocessors)) {
+        c.push_back({"gemv " + std::to_string(plan.warps) + (plan.narrow != 0 ? " narrow" : ""),
+                     [this, plan](const LinearProblem& q) { linear_gemv(q, plan, stream_); }});
+      }
     }
     if (linear_stream_why_not(p.type, tokens, in, out, device_.multiprocessors).empty()) {
       for (const StreamPlan& plan : linear_stream_plans(tokens, in, out, device_.multiprocessors)) {
-        c.push_back({"stream " + std::to_string(plan.slice) + "x" + std::to_string(plan.warps),
+        c.push_back({"stream " + std::to_string(plan.slice) + "x" + std::to_string(plan.warps) +
+                         (plan.narrow != 0 ? " narrow" : ""),
                      [this, plan](const LinearProblem& q) { linear_stream(q, plan, stream_); }});
       }
     }

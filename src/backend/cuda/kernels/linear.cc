@@ -14,7 +14,7 @@
 namespace pinion::cuda {
 namespace {
 
-constexpr size_t kMostTimed = 3;  // plans of one kernel among those that a build times: other kernels want their turn
+constexpr size_t kMostTimed = 3;  // of cuBLASLt's plans up to 128 rows
 constexpr size_t kMostLarge = 5;  // beyond 128 rows cuBLASLt has no rival
 
 const Linear& linear_op(const Call& call) {
@@ -115,7 +115,15 @@ double estimate_plain(const Call& call, const Tuning&, const DeviceInfo& info) {
 std::vector<Tuning> tunings_stream(const Call& call, const DeviceInfo& info) {
   std::vector<Tuning> tunings;
   for (const StreamPlan& plan : linear_stream_plans(call.rows, linear_op(call).in, linear_op(call).out, info.threads)) {
-    if (tunings.size() < kMostTimed) tunings.push_back({{plan.slice, plan.warps, 0, 0}});
+    tunings.push_back({{plan.slice, plan.warps, plan.narrow, 0}});
+  }
+  return tunings;
+}
+
+std::vector<Tuning> tunings_gemv(const Call& call, const DeviceInfo& info) {
+  std::vector<Tuning> tunings;
+  for (const GemvPlan& plan : linear_gemv_plans(linear_op(call).in, linear_op(call).out, info.threads)) {
+    tunings.push_back({{plan.warps, plan.narrow, 0, 0}});
   }
   return tunings;
 }
@@ -173,12 +181,13 @@ void for_rows(const LaunchArgs& args, const LargestLogits& largest, int64_t most
 }
 
 void run_gemv(const LaunchArgs& args, const LargestLogits& largest, Stream& stream) {
-  for_rows(args, largest, 1, [&](const LinearProblem& p) { linear_gemv(p, stream); });
+  const GemvPlan plan{args.tuning.value[0], args.tuning.value[1]};
+  for_rows(args, largest, 1, [&](const LinearProblem& p) { linear_gemv(p, plan, stream); });
 }
 
 void run_stream(const LaunchArgs& args, const LargestLogits& largest, Stream& stream) {
   const auto& v = args.tuning.value;
-  const StreamPlan plan{v[0], v[1]};
+  const StreamPlan plan{v[0], v[1], v[2]};
   for_rows(args, largest, 16, [&](const LinearProblem& p) { linear_stream(p, plan, stream); });
 }
 
@@ -220,7 +229,7 @@ constexpr Kernel row(std::string_view name, bool batch_invariant, decltype(Kerne
 }
 
 constexpr std::array kKernels = {
-    row("cuda.linear.gemv", false, why_not_gemv, nullptr, estimate_gemv, nullptr, launch_rows<run_gemv>),
+    row("cuda.linear.gemv", false, why_not_gemv, tunings_gemv, estimate_gemv, nullptr, launch_rows<run_gemv>),
     row("cuda.linear.stream", false, why_not_stream, tunings_stream, estimate_stream, nullptr, launch_rows<run_stream>),
     row("cuda.linear.wgmma", false, why_not_wgmma, tunings_wgmma, estimate_wgmma, nullptr, launch_rows<run_wgmma>),
     row("cuda.linear.large", false, why_not_large, tunings_large, estimate_large, workspace_large, launch_large),

@@ -25,13 +25,19 @@ struct LinearProblem {
 
 // One token: each warp streams whole weight rows through its own ring of bulk copies and adds products in f32.
 // sm_90; in % 8 == 0, in <= 32768.
-void linear_gemv(const LinearProblem& p, Stream& stream);
+struct GemvPlan {
+  int32_t warps = 8;   // of a block, 8 or 16
+  int32_t narrow = 0;  // 1: no more shared memory than a warp's rows fill, which leaves room for the kernels around it
+};
+void linear_gemv(const LinearProblem& p, const GemvPlan& plan, Stream& stream);
+std::vector<GemvPlan> linear_gemv_plans(int64_t in, int64_t out, int sms);  // best guess first
 std::string linear_gemv_why_not(DType type, int64_t tokens, int64_t in);
 
 // 1 to 16 tokens: rings of bulk copies feed mma.sync; the warps of a block split K. sm_90; in % 128 == 0.
 struct StreamPlan {
   int32_t slice = 256;  // k of a warp and pass: 128 or 256
   int32_t warps = 16;   // of a block, at most 16; slices that they do not cover take further passes
+  int32_t narrow = 0;   // 1: half of the shared memory, which leaves room for a block of the kernel around it
 };
 void linear_stream(const LinearProblem& p, const StreamPlan& plan, Stream& stream);
 std::vector<StreamPlan> linear_stream_plans(int64_t tokens, int64_t in, int64_t out, int sms);  // best guess first

@@ -13,7 +13,7 @@
 namespace pinion::cuda {
 namespace {
 
-constexpr int kWarps = 8;
+constexpr int kMaxWarps = 16;
 constexpr int kMaxUnit = 4096;  // k of one bulk copy: 8 KB
 constexpr int32_t kMaxIn = 32768;
 constexpr size_t kSharedBytes = 227 * 1024;
@@ -47,16 +47,16 @@ __device__ inline void add_products(float (&sum)[2], uint32_t w, uint32_t x) {
 
 // kRows: output rows that a warp finishes together, 2 where a gate needs its up row. kHead: see LinearOutput::largest.
 template <class T, int kRows, bool kHead = false>
-__global__ void __launch_bounds__(kWarps * 32) linear_gemv_kernel(const __grid_constant__ GemvParams p) {
+__global__ void __launch_bounds__(kMaxWarps * 32) linear_gemv_kernel(const __grid_constant__ GemvParams p) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) uint8_t shared[];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int walker = blockIdx.x * kWarps + warp, walkers = gridDim.x * kWarps, sets = p.output.out / kRows;
+  const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int walker = blockIdx.x * warps + warp, walkers = gridDim.x * warps, sets = p.output.out / kRows;
   const int units = (walker < sets ? (sets - walker + walkers - 1) / walkers : 0) * kRows * p.slices;
   const int unit_bytes = p.unit * 2;
 
   uint8_t* ring = shared + warp * p.stages * unit_bytes;
-  uint4* x = reinterpret_cast<uint4*>(shared + kWarps * p.stages * unit_bytes);
+  uint4* x = reinterpret_cast<uint4*>(shared + warps * p.stages * unit_bytes);
   uint64_t* barriers = reinterpret_cast<uint64_t*>(x + p.in / 8) + warp * p.stages;
   const uint32_t ring_at = ptx::shared_address(ring), full = ptx::shared_address(barriers);
 
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kWarps * 32) linear_gemv_kernel(const __grid_c
   }
   ptx::launch_dependents();
   ptx::wait_dependencies();
-  for (int i = threadIdx.x; i < p.in / 8; i += kWarps * 32) x[i] = static_cast<const uint4*>(p.x)[i];
+  for (int i = threadIdx.x; i < p.in / 8; i += blockDim.x) x[i] = static_cast<const uint4*>(p.x)[i];
   __syncthreads();
 
   const bool keeps = kHead && p.output.largest.stored[0] == 0;
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(kWarps * 32) linear_gemv_kernel(const __grid_c
     if (lane == 0) *reinterpret_cast<uint64_t*>(ring) = most;  // all of it has been read
     __syncthreads();
     if (threadIdx.x != 0) return;
-    for (int w = 1; w < kWarps; ++w) {
+    for (int w = 1; w < warps; ++w) {
       most = max(most, *reinterpret_cast<const uint64_t*>(shared + w * p.stages * unit_bytes));
     }
     leave_largest(p.output.largest, 0, most);
@@ -139,21 +139,24 @@ __global__ void __launch_bounds__(kWarps * 32) linear_gemv_kernel(const __grid_c
 }
 
 template <class T>
-void launch_gemv(const LinearProblem& p, Stream& stream) {
+void launch_gemv(const LinearProblem& p, const GemvPlan& plan, Stream& stream) {
+  const int warps = plan.warps == kMaxWarps ? kMaxWarps : kMaxWarps / 2;
   const int sms = cuda_stream(stream).device().multiprocessors;
   GemvParams params{.weight = p.weight, .x = p.x, .output = p.output, .in = p.in};
   // Copies of equal size, multiples of a warp's 256 elements where that is possible, and at least three of them a warp.
   const size_t free = kSharedBytes - static_cast<size_t>(p.in) * 2;
-  const int most = std::min<int>(kMaxUnit, static_cast<int>(free / kWarps / 3 / 2 - 8));
+  const int most = std::min<int>(kMaxUnit, static_cast<int>(free / warps / 3 / 2 - 8));
   params.slices = (p.in + most - 1) / most;
   params.unit = ((p.in + params.slices - 1) / params.slices + 7) / 8 * 8;
   if (const int whole = (params.unit + 255) / 256 * 256; whole <= most) params.unit = whole;
   params.slices = (p.in + params.unit - 1) / params.unit;
-  const size_t stage = kWarps * (static_cast<size_t>(params.unit) * 2 + sizeof(uint64_t));
-  params.stages = static_cast<int32_t>(free / stage);
-  const int sets = p.output.gated_silu ? p.output.out / 2 : p.output.out;
-  const LaunchShape shape{.grid = static_cast<unsigned>(std::min(sms, (sets + kWarps - 1) / kWarps)),
-                          .block = kWarps * 32,
+  const size_t stage = warps * (static_cast<size_t>(params.unit) * 2 + sizeof(uint64_t));
+  const int rows = p.output.gated_silu ? 2 : 1, sets = p.output.out / rows;
+  const int blocks = std::min(sms, (sets + warps - 1) / warps), walkers = blocks * warps;
+  const size_t filled = static_cast<size_t>((sets + walkers - 1) / walkers) * rows * params.slices;  // units of a warp
+  params.stages = static_cast<int32_t>(plan.narrow != 0 ? std::min(free / stage, filled) : free / stage);
+  const LaunchShape shape{.grid = static_cast<unsigned>(blocks),
+                          .block = static_cast<unsigned>(warps * 32),
                           .shared = static_cast<size_t>(p.in) * 2 + params.stages * stage};
   if (p.output.gated_silu) {
     launch<linear_gemv_kernel<T, 2>>(shape, params, stream);
@@ -166,9 +169,16 @@ void launch_gemv(const LinearProblem& p, Stream& stream) {
 
 }  // namespace
 
-void linear_gemv(const LinearProblem& p, Stream& stream) {
-  if (p.type == DType::bf16) return launch_gemv<__nv_bfloat16>(p, stream);
-  launch_gemv<__half>(p, stream);
+void linear_gemv(const LinearProblem& p, const GemvPlan& plan, Stream& stream) {
+  if (p.type == DType::bf16) return launch_gemv<__nv_bfloat16>(p, plan, stream);
+  launch_gemv<__half>(p, plan, stream);
+}
+
+std::vector<GemvPlan> linear_gemv_plans(int64_t in, int64_t out, int sms) {
+  std::vector<GemvPlan> plans{{8, 0}, {16, 0}};
+  // Where the whole matrix does not fill the SMs' shared memory.
+  if (in * out * 2 < static_cast<int64_t>(kSharedBytes) * sms) plans.insert(plans.end(), {{8, 1}, {16, 1}});
+  return plans;
 }
 
 std::string linear_gemv_why_not(DType type, int64_t tokens, int64_t in) {

@@ -20,7 +20,7 @@ namespace {
 constexpr int kTileRows = 16;
 constexpr int kMaxWarps = 16;
 constexpr int kSumPitch = 20;  // floats from one token's 16 sums to the next: writes and reads meet no bank twice
-constexpr size_t kSharedBytes = 227 * 1024;
+constexpr size_t kSharedBytes = 227 * 1024, kHalfBytes = 112 * 1024;
 
 struct StreamParams {
   const void* weight = nullptr;
@@ -200,7 +200,8 @@ void launch_stream(const LinearProblem& p, const StreamPlan& plan, Stream& strea
   const size_t most_bytes = kHead ? 8 * kGroups * sizeof(uint64_t) : 0;
   const size_t stage = plan.warps * (kUnitBytes + sizeof(uint64_t));
   const size_t most = static_cast<size_t>(params.slots) * kUnits * params.passes;
-  params.stages = static_cast<int32_t>(std::min((kSharedBytes - sums - most_bytes) / stage, most));
+  const size_t shared = plan.narrow != 0 ? std::max(kHalfBytes, sums + most_bytes + stage) : kSharedBytes;
+  params.stages = static_cast<int32_t>(std::min((shared - sums - most_bytes) / stage, most));
   launch<linear_stream_kernel<T, kGroups, kUnits, kHead>>({.grid = static_cast<unsigned>(blocks),
                                                            .block = static_cast<unsigned>(plan.warps * 32),
                                                            .shared = sums + params.stages * stage + most_bytes},
@@ -242,6 +243,7 @@ std::vector<StreamPlan> linear_stream_plans(int64_t tokens, int64_t in, int64_t 
     // The sums must leave the ring most of the memory.
     if (sum_bytes(plan, static_cast<int>(tokens), passes_of(plan, in), tiles_each) <= 80 * 1024) plans.push_back(plan);
   }
+  for (size_t i = 0, n = plans.size(); i < n; ++i) plans.push_back({plans[i].slice, plans[i].warps, 1});
   return plans;
 }
 

@@ -298,10 +298,20 @@ std::vector<WgmmaPlan> linear_wgmma_plans(int64_t tokens, int64_t in, int64_t ou
   std::vector<WgmmaPlan> plans;
   for (size_t i = 0; i < std::min(ranked.size(), kTried); ++i) plans.push_back(ranked[i].plan);
   // Every SM one block of as many rows, whatever that leaves of the last warpgroup.
-  const int64_t even = ((out + sms - 1) / sms + 7) / 8 * 8;
-  if (even % 64 != 0 && even <= 64 * kMaxGroups) {
-    const auto groups = static_cast<int32_t>((even + 63) / 64);
-    plans.insert(plans.begin() + 1, {groups, 1, 1, static_cast<int32_t>(even)});
+  for (const int32_t splits : {1, 2, 3}) {
+    const int64_t even = ((out * splits + sms - 1) / sms + 7) / 8 * 8;
+    if (even % 64 == 0 || even > 64 * kMaxGroups || splits > steps) continue;
+    const WgmmaPlan plan{static_cast<int32_t>((even + 63) / 64), splits, 1, static_cast<int32_t>(even)};
+    plans.insert(splits == 1 ? plans.begin() + 1 : plans.end(), plan);
+  }
+  // Of many tokens the copies of x are half of what goes to the SMs: the best few once more in pairs that share them.
+  for (size_t i = 0; i < 3 && tokens >= 64; ++i) {
+    WgmmaPlan paired = plans[i];
+    paired.share = 2;
+    const auto same = [&](const WgmmaPlan& p) {
+      return p.groups == paired.groups && p.splits == paired.splits && p.share == 2 && p.rows == paired.rows;
+    };
+    if (paired.splits <= 4 && std::none_of(plans.begin(), plans.end(), same)) plans.push_back(paired);
   }
   return plans;
 }
