@@ -1,12 +1,17 @@
 // Kernel selection: for every distinct problem (op, bucket, weights) the kernels that accept it are ranked by their own
-// estimate, and the best few are timed on the device. Results go into a cache keyed by device, kernel set and problem.
+// estimate, and the best few are timed on the device: alone, and where a model's step is known, those close to the best
+// once more inside of it. Results go into a cache keyed by device, kernel set and problem.
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
+#include "base/hash.h"
 #include "compiler/compiler.h"
 #include "compiler/time_linear.h"
+#include "compiler/time_step.h"
 #include "compiler/tuning_cache.h"
 
 namespace pinion {
@@ -16,8 +21,12 @@ namespace {
 // wins.
 constexpr int32_t kHostBuckets[] = {1, 4, 8, 16, 64, 512};
 constexpr int32_t kDeviceBuckets[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048};
-constexpr size_t kTimed = 4, kTimedOnDevice = 8;  // candidates that the estimate leaves
-constexpr double kWorthTiming = 2.5;              // times the best estimate; one always has company
+constexpr size_t kTimed = 4, kTimedOnDevice = 16;  // candidates that the estimate leaves
+constexpr double kWorthTiming = 2.5;               // times the best estimate; one always has company
+constexpr double kClose = 1.2;                     // times the fastest alone: worth timing inside a step
+constexpr double kFarBehind = 1.02;                // times the fastest window, whose times repeat within a hundredth
+constexpr int kRounds = 2;                         // over all candidates: clocks and neighbours change slowly
+constexpr int32_t kMostDecoded = 128;  // rows of the steps that are all decodes and bound by reading weights
 
 // Rows of logits in a step of so many tokens. A GPU's steps up to the largest recorded ones may be all decodes, a row
 // each; in longer ones, and on a CPU, where it makes no difference, most tokens belong to prompts.
@@ -31,6 +40,11 @@ struct Candidate {
   double estimate_us, measured_us = 0;
 };
 
+struct Chosen {
+  KernelChoice choice;
+  std::string problem;  // what it was chosen for
+};
+
 class Selector {
  public:
   Selector(const Backend& backend, Device& device, const BuildOptions& options, DType kv_dtype, BuildReport& report)
@@ -42,8 +56,8 @@ class Selector {
         timer_(backend, device),
         cache_(options.tuning_cache, device.info()) {}
 
-  Result<KernelChoice> choose(const Node& node, std::span<const WeightSpec> weights, const ValueTypes& values,
-                              int32_t tokens, bool output_rows) {
+  Result<Chosen> choose(const Node& node, std::span<const WeightSpec> weights, const ValueTypes& values, int32_t tokens,
+                        bool output_rows) {
     int64_t rows = tokens;
     if (output_rows) rows = device_.host_visible() ? std::min(tokens, 16) : output_rows_on_device(tokens);
     Call call{.op = &node.op,
@@ -61,10 +75,77 @@ class Selector {
     if (auto* a = std::get_if<Attention>(&node.op)) key += fmt::format(" window={}", a->window);
     std::string memo = key;  // layers differ only in their numbers: one decision serves them all
     if (const auto at = memo.find("layer="); at != std::string::npos) memo.erase(at, memo.find_first_of(",)", at) - at);
-    if (const auto known = chosen_.find(memo); known != chosen_.end()) return known->second;
+    if (const auto known = chosen_.find(memo); known != chosen_.end()) return Chosen{known->second, memo};
     PINION_TRY(KernelChoice choice, select(node, call, memo));
     chosen_[memo] = choice;
-    return choice;
+    return Chosen{choice, memo};
+  }
+
+  // One linear of the window after another takes the kernel with which the window is fastest, twice over: what is best
+  // for one depends on the others. `problems`: of the program's steps.
+  Status refine(StepTimer& timer, Program& program, std::span<const std::string> problems) {
+    std::vector<std::string> linears;
+    std::string all;
+    for (size_t i = timer.first_node(); i < timer.end_node(); ++i) {
+      all += problems[i] + "\n";
+      const bool open = rivals_.contains(problems[i]) && std::ranges::find(linears, problems[i]) == linears.end();
+      if (open) linears.push_back(problems[i]);
+    }
+    const auto take = [&](const std::string& problem, const KernelChoice& choice) {
+      for (size_t i = 0; i < problems.size(); ++i) {
+        if (problems[i] == problem) program.steps[i] = choice;
+      }
+    };
+    const auto key = [&](const std::string& problem) { return problem + " in step " + hash128(all).hex(); };
+    const auto known = [&](const std::string& problem) -> std::optional<KernelChoice> {
+      const auto cached = cache_.find(key(problem));
+      const auto is_it = [&](const KernelChoice& r) {
+        return r.kernel == cached->kernel && r.tuning == cached->tuning;
+      };
+      return cached && std::ranges::any_of(rivals_[problem], is_it) ? cached : std::nullopt;
+    };
+    if (std::ranges::all_of(linears, [&](const std::string& l) { return known(l).has_value(); })) {
+      for (const std::string& problem : linears) take(problem, *known(problem));
+      return {};
+    }
+    // Whoever is far behind after one round is out, and the second pass is among those that were close in the first.
+    std::map<std::string, std::vector<size_t>> open;
+    for (const std::string& problem : linears) {
+      open[problem].resize(rivals_[problem].size());
+      std::iota(open[problem].begin(), open[problem].end(), size_t{0});
+    }
+    for (int pass = 0; pass < 2; ++pass) {
+      for (const std::string& problem : linears) {
+        const std::vector<KernelChoice>& rivals = rivals_[problem];
+        std::vector<size_t>& tried = open[problem];
+        if (tried.size() < 2) continue;
+        std::vector<double> us(rivals.size(), std::numeric_limits<double>::infinity());
+        for (int round = 0; round < kRounds; ++round) {
+          const double limit = kFarBehind * *std::ranges::min_element(us);
+          for (const size_t r : tried) {
+            if (us[r] > limit) continue;
+            take(problem, rivals[r]);
+            const auto window = timer.time(program.steps, program.tokens);
+            if (!window) {
+              take(problem, chosen_[problem]);
+              return window.error();
+            }
+            us[r] = std::min(us[r], *window);
+          }
+        }
+        const size_t fastest = std::ranges::min_element(us) - us.begin();
+        take(problem, rivals[fastest]);
+        cache_.put(key(problem), rivals[fastest]);
+        report_.explanation += problem + ", in a window of the step\n";
+        for (const size_t r : tried) {
+          const auto& t = rivals[r].tuning.value;
+          report_.explanation += fmt::format("  {} {:28} [{} {} {} {}] {:.1f} us\n", r == fastest ? "*" : " ",
+                                             rivals[r].kernel, t[0], t[1], t[2], t[3], us[r]);
+        }
+        std::erase_if(tried, [&](size_t r) { return us[r] > kFarBehind * us[fastest]; });
+      }
+    }
+    return {};
   }
   Status save() { return cache_.save(); }
 
@@ -121,8 +202,24 @@ class Selector {
       }
     }
     explain(key, candidates, best, how, reasons);
-    const Candidate& c = candidates[best];
-    return KernelChoice{std::string(c.kernel->name), c.tuning, c.estimate_us, c.measured_us};
+    if (timed && !device_.host_visible()) keep_rivals(key, candidates, best, how == "timed");
+    return to_choice(candidates[best]);
+  }
+
+  static KernelChoice to_choice(const Candidate& c) {
+    return {std::string(c.kernel->name), c.tuning, c.estimate_us, c.measured_us};
+  }
+
+  // The best and those close to it: by their times, or, where only the best one's is known, by estimate.
+  void keep_rivals(const std::string& key, std::span<const Candidate> candidates, size_t best, bool by_time) {
+    std::vector<KernelChoice> rivals;
+    for (size_t i = 0; i < candidates.size(); ++i) {
+      const Candidate& c = candidates[i];
+      const bool close = by_time ? c.measured_us > 0 && c.measured_us <= kClose * candidates[best].measured_us
+                                 : i < kTimedOnDevice && c.estimate_us <= kWorthTiming * candidates[0].estimate_us;
+      if (close || i == best) rivals.push_back(to_choice(c));
+    }
+    if (rivals.size() > 1) rivals_[key] = std::move(rivals);
   }
 
   // A deterministic engine's choice serves every number of rows.
@@ -143,7 +240,7 @@ class Selector {
     if (!on_host) {
       while (n > 2 && candidates[n - 1].estimate_us > kWorthTiming * candidates[0].estimate_us) --n;
     }
-    for (int round = 0; round < (on_host ? 1 : 2); ++round) {
+    for (int round = 0; round < (on_host ? 1 : kRounds); ++round) {
       for (size_t i = 0; i < n; ++i) {
         Candidate& c = candidates[i];
         PINION_TRY(const double us, timer_.time(*c.kernel, c.tuning, call));
@@ -176,6 +273,7 @@ class Selector {
   LinearTimer timer_;
   TuningCache cache_;
   std::map<std::string, KernelChoice> chosen_;
+  std::map<std::string, std::vector<KernelChoice>> rivals_;  // by problem, where there is more than one
 };
 
 }  // namespace
@@ -188,17 +286,32 @@ Result<std::vector<Program>> select_kernels(const Graph& graph, std::span<const 
   std::vector<Program> programs;
   const auto buckets = device.host_visible() ? std::span<const int32_t>(kHostBuckets) : kDeviceBuckets;
   for (int32_t bucket : buckets) programs.push_back({bucket, {}});
+  std::vector<std::vector<std::string>> problems(programs.size());
   for (size_t i = 0; i < graph.nodes().size(); ++i) {
     const Node& node = graph.nodes()[i];
     std::vector<WeightSpec> specs;
     for (int32_t id : node_weights[i]) specs.push_back(weights[id].spec);
     const bool output_rows = !node.in.empty() && graph.spec(node.in[0]).rows == Rows::outputs;
-    for (Program& p : programs) {
+    for (size_t b = 0; b < programs.size(); ++b) {
+      Program& p = programs[b];
       // Batch invariance needs one kernel for all sizes: the choice for a middle bucket serves every program.
       const int32_t tokens = options.deterministic ? 16 : p.tokens;
-      PINION_TRY(KernelChoice choice, selector.choose(node, specs, value_types(graph, node), tokens, output_rows));
-      p.steps.push_back(std::move(choice));
+      PINION_TRY(Chosen chosen, selector.choose(node, specs, value_types(graph, node), tokens, output_rows));
+      p.steps.push_back(std::move(chosen.choice));
+      problems[b].push_back(std::move(chosen.problem));
     }
+  }
+  const bool refines = options.time_kernels && !options.deterministic && options.force_kernel.empty();
+  const auto timer =
+      refines ? StepTimer::create(graph, weights, node_weights, backend, device, kv_dtype, options.block_size)
+              : nullptr;
+  for (size_t b = 0; timer != nullptr && b < programs.size() && programs[b].tokens <= kMostDecoded; ++b) {
+    const Status refined = selector.refine(*timer, programs[b], problems[b]);
+    if (refined.ok()) continue;
+    if (refined.error().code != Errc::exhausted) return refined.error();
+    spdlog::info("no room on the device to time a step of {} sequences: linears stay as they were timed alone",
+                 programs[b].tokens);
+    break;
   }
   PINION_OK(selector.save());
   return programs;

@@ -1,11 +1,11 @@
 #include "compiler/time_linear.h"
 
 #include <algorithm>
-#include <chrono>
 #include <limits>
 
 #include "checkpoint/checkpoint.h"
 #include "compiler/packed_weights.h"
+#include "compiler/timing.h"
 #include "tensor/convert.h"
 
 namespace pinion {
@@ -15,11 +15,6 @@ constexpr double kTimeBudget = 0.02;       // seconds of repetitions: enough to 
 constexpr double kRecordedBudget = 0.004;  // a device of its own is disturbed by nobody
 constexpr size_t kLaunches = 16;           // in a recording, of few rows; of many 4 take long enough
 constexpr int64_t kManyRows = 256;
-constexpr size_t kColdBytes = size_t{192} << 20;  // three times the largest cache of today's GPUs
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 }  // namespace
 
