@@ -53,7 +53,7 @@ class FixedStepExecutor final : public Executor {
     return logits_;
   }
   // A step starts when the one before it has ended, as on a device.
-  void issue(const Batch& batch, std::span<const RowSampling>) override {
+  void issue(const Batch& batch, const StepSampling&) override {
     ends_ = std::max(ends_, std::chrono::steady_clock::now()) + step_;
     Flight& flight = flights_.emplace_back(Flight{.ends = ends_, .tokens = {}});
     for (const BatchSeq& s : batch.seqs) {
