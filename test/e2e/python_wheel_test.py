@@ -20,8 +20,8 @@ import sys
 from pinion import LLM, SamplingParams
 llm = LLM(sys.argv[1], kv_cache_free_gpu_memory_fraction=0.1)
 params = SamplingParams(max_tokens=1900, ignore_eos=True)
-print("running", flush=True)
 try:
+    print("running", flush=True)
     for _ in range(100):
         llm.generate([[5, 6, 7]] * 4, params)
 except KeyboardInterrupt:
@@ -33,8 +33,8 @@ LOADS = """
 import sys
 from pinion import LLM
 llm = None
-print("loading", flush=True)
 try:
+    print("loading", flush=True)
     llm = LLM(sys.argv[1])
 except KeyboardInterrupt:
     print("nothing" if llm is None else "loaded", flush=True)
