@@ -5,17 +5,15 @@
 #include <cstring>
 #include <limits>
 
-#include "checkpoint/dummy.h"
 #include "compiler/compiler.h"
 #include "compiler/timing.h"
 
 namespace pinion {
 namespace {
 
-constexpr size_t kLayers = 4;                      // of a window: what stands at its ends counts for little then
-constexpr int32_t kContext = 1024;                 // tokens of a sequence
-constexpr size_t kPatternBytes = size_t{8} << 20;  // of a weight's numbers, which then repeat
-constexpr double kBudget = 0.002;                  // seconds of replays that one measurement takes
+constexpr size_t kLayers = 4;       // of a window: what stands at its ends counts for little then
+constexpr int32_t kContext = 1024;  // tokens of a sequence
+constexpr double kBudget = 0.002;   // seconds of replays that one measurement takes
 constexpr int kMeasurements = 3;
 
 bool can_run(const Node& node) {
@@ -103,14 +101,7 @@ Status StepTimer::fill_weights() {
       const size_t bytes = std::max<size_t>(64, spec.bytes()), turn = used[shape]++;
       const size_t wanted = spec.rows == 1 ? 1 : std::clamp<size_t>(kColdBytes / bytes + 1, 1, kLayers);
       if (copies.size() < wanted) {
-        PINION_TRY(auto copy, device_.allocate(bytes));
-        const size_t pattern = std::min(bytes, kPatternBytes);
-        PINION_TRY(auto host, device_.allocate_pinned(pattern));
-        fill_dummy("timing.weight", spec.dtype, {host->data(), pattern}, spec.cols);
-        for (size_t at = 0; at < bytes; at += pattern) {
-          stream_->copy_to_device(copy->data() + at, host->data(), std::min(pattern, bytes - at));
-        }
-        stream_->synchronize();
+        PINION_TRY(auto copy, timing_weight(spec, device_, *stream_));
         copies.push_back(std::move(copy));
       }
       views.push_back({spec, copies[turn % copies.size()]->data()});

@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cstddef>
 
+#include "backend/backend.h"
+
 namespace pinion {
 
 constexpr size_t kColdBytes = size_t{192} << 20;  // three times the largest cache of today's GPUs
@@ -11,5 +13,9 @@ constexpr size_t kColdBytes = size_t{192} << 20;  // three times the largest cac
 inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
+
+// A dense weight of this kind in memory of its own on a device that has such: dummy numbers, which repeat every 8 MiB,
+// since making as many as a model has takes longer than timing them. Errors: exhausted.
+Result<std::unique_ptr<Buffer>> timing_weight(const WeightSpec& spec, Device& device, Stream& stream);
 
 }  // namespace pinion
