@@ -11,6 +11,7 @@
 namespace pinion::cuda {
 
 constexpr int kUnitKeys = 16;
+constexpr int kSlabBytes = kUnitKeys * 128;  // 64 columns of a unit, in swizzled rows of 128 bytes
 
 struct Sequence {
   int first_row = 0, tokens = 0, past = 0, first_unit = 0, units = 0, heads = 0;  // heads: (KV head, tile of rows)
