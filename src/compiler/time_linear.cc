@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "checkpoint/checkpoint.h"
-#include "compiler/packed_weights.h"
 #include "compiler/timing.h"
 #include "tensor/convert.h"
 
@@ -41,26 +39,11 @@ Status LinearTimer::prepare(const WeightSpec& spec) {
   weights_.clear();
   spec_ = spec;
   const size_t bytes = std::max<size_t>(64, spec.bytes());
-  if (!device_.host_visible() && spec.layout == Layout::row_major) {
-    for (size_t i = 0, copies = std::clamp<size_t>(kColdBytes / bytes, 1, kLaunches); i < copies; ++i) {
-      PINION_TRY(auto copy, timing_weight(spec, device_, *stream_));
-      weights_.push_back(std::move(copy));
-    }
-    return {};
+  const size_t copies = device_.host_visible() ? 1 : std::clamp<size_t>(kColdBytes / bytes, 1, kLaunches);
+  for (size_t i = 0; i < copies; ++i) {
+    PINION_TRY(auto copy, timing_weight(spec, device_, *stream_));
+    weights_.push_back(std::move(copy));
   }
-  PINION_TRY(auto first, device_.allocate_pinned(bytes));
-  if (spec.layout == Layout::packed) {
-    fill_packed(spec.row_layout(), {first->data(), spec.bytes()});
-  } else {
-    fill_dummy("timing.weight", spec.dtype, {first->data(), spec.bytes()}, spec.cols);
-  }
-  if (!device_.host_visible()) {
-    PINION_TRY(auto copy, device_.allocate(bytes));
-    stream_->copy_to_device(copy->data(), first->data(), bytes);
-    stream_->synchronize();
-    first = std::move(copy);
-  }
-  weights_.push_back(std::move(first));
   return {};
 }
 

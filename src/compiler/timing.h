@@ -14,8 +14,8 @@ inline double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// A dense weight of this kind in memory of its own on a device that has such: dummy numbers, which repeat every 8 MiB,
-// since making as many as a model has takes longer than timing them. Errors: exhausted.
+// A weight of this kind where kernels read it, of dummy numbers. On a device with memory of its own they repeat every
+// 8 MiB: making as many as a model has takes longer than timing them. Errors: exhausted.
 Result<std::unique_ptr<Buffer>> timing_weight(const WeightSpec& spec, Device& device, Stream& stream);
 
 }  // namespace pinion
