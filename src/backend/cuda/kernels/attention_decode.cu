@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(Ring<D, Rows, kCluster>::kThreads, Ring<D, Row
       for (int i = 0; i < 2; ++i) {
 #pragma unroll
         for (int d = 4; d < 32; d *= 2) state.sum[n][i] += __shfl_xor_sync(~0u, state.sum[n][i], d);
-        if (g == 0) stats[warp * Rows + 8 * n + 2 * t + i] = {state.largest[n][i], state.sum[n][i]};
+        if (g == 0) stats[warp * Rows + 8 * n + 2 * t + i] = {state.largest(n, i), state.sum[n][i]};
       }
     }
     __syncthreads();
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(Ring<D, Rows, kCluster>::kThreads, Ring<D, Row
         float largest = -INFINITY;
 #pragma unroll
         for (int w = 0; w < R::kWarps; ++w) largest = fmaxf(largest, stats[w * Rows + 8 * n + 2 * t + i].x);
-        weight[n][i] = exp2_fast(state.largest[n][i] - (largest == -INFINITY ? 0.0f : largest));
+        weight[n][i] = exp2_fast(state.largest(n, i) - (largest == -INFINITY ? 0.0f : largest));
       }
     }
     const int rows = rows_in<Rows>(task, work.seq, work.head);

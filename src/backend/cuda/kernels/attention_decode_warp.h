@@ -10,11 +10,16 @@ namespace pinion::cuda {
 // The online softmax of one warp over its units of one head. Both products are computed transposed, keys and columns
 // as the 16 rows of mma.sync and queries as its 8 columns: lane 4 g + t holds scores of keys g and g + 8, and results
 // of columns g and g + 8, for queries 2t and 2t + 1.
+//
+// Weights are powers of two over a base that follows the largest score loosely: it is raised, and what has been added
+// up is rescaled, only when a score lies kSlack above it. Nearly all units then need no maximum over the warp; weights
+// up to 256 cost no precision, since sums are f32 and rounded weights have the same relative error anywhere.
 template <class T, int D, int Rows>
 struct WarpState {
   static constexpr int kTiles = Rows / 8;
+  static constexpr float kSlack = 8, kNoBase = -1e30f;  // kNoBase: no key so far
   uint32_t q[kTiles][D / 16][2];
-  float out[kTiles][D / 16][4], largest[kTiles][2], sum[kTiles][2], slope[kTiles][2];
+  float out[kTiles][D / 16][4], base[kTiles][2], sum[kTiles][2], slope[kTiles][2];
   int position[kTiles][2];
 
   __device__ void clear() {
@@ -25,8 +30,13 @@ struct WarpState {
 #pragma unroll
         for (float& x : out[n][j]) x = 0;
       }
-      largest[n][0] = largest[n][1] = -INFINITY, sum[n][0] = sum[n][1] = 0;
+      base[n][0] = base[n][1] = kNoBase, sum[n][0] = sum[n][1] = 0;
     }
+  }
+
+  // Of a row: what its weights are relative to, -inf without a key.
+  __device__ float largest(int n, int i) const {
+    return base[n][i] > kNoBase ? base[n][i] : -INFINITY;
   }
 
   __device__ void load_q(const AttentionTask& task, const Sequence& seq, int head) {
@@ -89,7 +99,6 @@ struct WarpState {
     const bool special = task.softcap > 0 || task.alibi > 0;
     const float scale = special ? 1.0f : task.score_scale;
     uint32_t weights[kTiles][2];
-    float top[kTiles][2], base[kTiles][2];
     bool grew = false;
 #pragma unroll
     for (int n = 0; n < kTiles; ++n) {
@@ -113,13 +122,8 @@ struct WarpState {
       }
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        float most = fmaxf(score[n][i], score[n][i + 2]);
-        most = fmaxf(most, __shfl_xor_sync(~0u, most, 4));
-        most = fmaxf(most, __shfl_xor_sync(~0u, most, 8));
-        most = fmaxf(most, __shfl_xor_sync(~0u, most, 16)) * scale;
-        grew |= most > largest[n][i];
-        top[n][i] = fmaxf(most, largest[n][i]);
-        base[n][i] = top[n][i] == -INFINITY ? 0.0f : top[n][i];
+        const float most = fmaxf(score[n][i], score[n][i + 2]);
+        grew |= __fmaf_rn(most, scale, -kSlack) > base[n][i];
       }
     }
     if (__any_sync(~0u, grew)) {
@@ -127,8 +131,13 @@ struct WarpState {
       for (int n = 0; n < kTiles; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const float rescale = exp2_fast(largest[n][i] - base[n][i]);
-          largest[n][i] = top[n][i], sum[n][i] *= rescale;
+          float most = fmaxf(score[n][i], score[n][i + 2]);
+          most = fmaxf(most, __shfl_xor_sync(~0u, most, 4));
+          most = fmaxf(most, __shfl_xor_sync(~0u, most, 8));
+          most = fmaxf(most, __shfl_xor_sync(~0u, most, 16));
+          const float top = fmaxf(most * scale, base[n][i]);
+          const float rescale = exp2_fast(base[n][i] - top);
+          base[n][i] = top, sum[n][i] *= rescale;
 #pragma unroll
           for (int j = 0; j < D / 16; ++j) out[n][j][i] *= rescale, out[n][j][i + 2] *= rescale;
         }
@@ -144,29 +153,36 @@ struct WarpState {
       weights[n][0] = ptx::transpose_matrix(ptx::pack<T>(score[n][0], score[n][1]));
       weights[n][1] = ptx::transpose_matrix(ptx::pack<T>(score[n][2], score[n][3]));
     }
+    const auto add_values = [&](const uint32_t* keep) {
+#pragma unroll
+      for (int j = 0; j < D / 16; ++j) {
+        uint32_t a[4];
+        if (j < kEarly) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) a[i] = early[j < kEarly ? j : 0][i];
+        } else {
+          ptx::load_matrix_x4_transposed(a, values_at + j / 4 * 2 * kSlabBytes + (value_vector ^ (j % 4 * 32)));
+        }
+        if (keep != nullptr) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) a[i] &= keep[i / 2];
+        }
+#pragma unroll
+        for (int n = 0; n < kTiles; ++n) ptx::mma_m16n8k16<T>(out[n][j], a, weights[n][0], weights[n][1]);
+      }
+    };
+    if (key0 >= low && key0 + kUnitKeys <= high) {
+      add_values(nullptr);
+      return;
+    }
     // What lies behind the last key or before the window may be anything, NaN too: no weight of 0 makes it vanish.
-    uint32_t keep[2] = {~0u, ~0u};
-    if (key0 < low || key0 + kUnitKeys > high) {
+    uint32_t keep[2];
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int key = key0 + 2 * t + 8 * i;
-        keep[i] = (key >= low && key < high ? 0xffffu : 0u) | (key + 1 >= low && key + 1 < high ? 0xffff0000u : 0u);
-      }
+    for (int i = 0; i < 2; ++i) {
+      const int key = key0 + 2 * t + 8 * i;
+      keep[i] = (key >= low && key < high ? 0xffffu : 0u) | (key + 1 >= low && key + 1 < high ? 0xffff0000u : 0u);
     }
-#pragma unroll
-    for (int j = 0; j < D / 16; ++j) {
-      uint32_t a[4];
-      if (j < kEarly) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) a[i] = early[j < kEarly ? j : 0][i];
-      } else {
-        ptx::load_matrix_x4_transposed(a, values_at + j / 4 * 2 * kSlabBytes + (value_vector ^ (j % 4 * 32)));
-      }
-#pragma unroll
-      for (int i = 0; i < 4; ++i) a[i] &= keep[i / 2];
-#pragma unroll
-      for (int n = 0; n < kTiles; ++n) ptx::mma_m16n8k16<T>(out[n][j], a, weights[n][0], weights[n][1]);
-    }
+    add_values(keep);
   }
 };
 
