@@ -246,8 +246,8 @@ __device__ void attend_item(const PrefillParams& p, const Item& item, int group,
     ptx::wgmma_fence();
 #pragma unroll
     for (int i = 0; i < D / 16; ++i) {
-      ptx::wgmma_scores<T, kKeys>(s, ptx::wgmma_operand(q + i / 4 * kGroupRows * 128 + i % 4 * 32),
-                                  ptx::wgmma_operand(k + i / 4 * kSlabKeys + i % 4 * 32), i > 0);
+      ptx::wgmma_64xNx16<T, kKeys>(s, ptx::wgmma_operand(q + i / 4 * kGroupRows * 128 + i % 4 * 32),
+                                   ptx::wgmma_operand(k + i / 4 * kSlabKeys + i % 4 * 32), i > 0);
     }
     ptx::wgmma_commit();
   };

@@ -31,120 +31,81 @@ __device__ inline void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
+// Accumulators d as operands of asm, in steps of 4 to 32 registers, and as they are called in its text.
+#define PINION_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define PINION_D8(i) PINION_D4(i), PINION_D4(i + 4)
+#define PINION_D16(i) PINION_D8(i), PINION_D8(i + 8)
+#define PINION_D32(i) PINION_D16(i), PINION_D16(i + 16)
+#define PINION_R4 "%0, %1, %2, %3"
+#define PINION_R8 PINION_R4 ", %4, %5, %6, %7"
+#define PINION_R16 PINION_R8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define PINION_R32 PINION_R16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PINION_R64                                                                          \
+  PINION_R32                                                                                \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, " \
+  "%49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PINION_R96                                                                          \
+  PINION_R64                                                                                \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, " \
+  "%81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
+#define PINION_R112                                                                          \
+  PINION_R96                                                                                 \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, " \
+  "%111"
+#define PINION_R128                                                                        \
+  PINION_R112                                                                              \
+  ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, " \
+  "%126, %127"
+
+// The instruction for N columns: `text` names d's N / 2 registers; %a, %b and %c are the operands behind them.
+#define PINION_WGMMA_OF(type, n, text, a, b, c, ...)                                                             \
+  asm volatile("{ .reg .pred p; setp.ne.u32 p, %" #c ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type \
+               "." type " {" text "}, %" #a ", %" #b ", p, 1, 1, 0, 0; }"                                        \
+               : __VA_ARGS__                                                                                     \
+               : "l"(x), "l"(y), "r"(static_cast<uint32_t>(accumulate)))
+#define PINION_WGMMA(n, ...)                        \
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) { \
+    PINION_WGMMA_OF("bf16", n, __VA_ARGS__);        \
+  } else {                                          \
+    PINION_WGMMA_OF("f16", n, __VA_ARGS__);         \
+  }
+
+// d += x y^T, or d = x y^T without `accumulate`.
 template <class T, int N>
-__device__ inline void wgmma_64xNx16(float (&d)[N / 2], uint64_t a, uint64_t b) {
-  static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128);
+__device__ inline void wgmma_64xNx16(float (&d)[N / 2], uint64_t x, uint64_t y, bool accumulate = true) {
+  static_assert(N == 8 || N == 16 || N == 32 || N == 64 || N == 128 || N == 192 || N == 224 || N == 256);
   if constexpr (N == 8) {
-    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-      asm volatile(
-          "{ .reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3"
-          "}, %4, %5, p, 1, 1, 0, 0; }"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-          : "l"(a), "l"(b));
-    } else {
-      asm volatile(
-          "{ .reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {"
-          "%0, %1, %2, %3"
-          "}, %4, %5, p, 1, 1, 0, 0; }"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-          : "l"(a), "l"(b));
-    }
+    PINION_WGMMA(8, PINION_R4, 4, 5, 6, PINION_D4(0))
   } else if constexpr (N == 16) {
-    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-      asm volatile(
-          "{ .reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7"
-          "}, %8, %9, p, 1, 1, 0, 0; }"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-          : "l"(a), "l"(b));
-    } else {
-      asm volatile(
-          "{ .reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n16k16.f32.f16.f16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7"
-          "}, %8, %9, p, 1, 1, 0, 0; }"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-          : "l"(a), "l"(b));
-    }
+    PINION_WGMMA(16, PINION_R8, 8, 9, 10, PINION_D8(0))
   } else if constexpr (N == 32) {
-    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-      asm volatile(
-          "{ .reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-          "}, %16, %17, p, 1, 1, 0, 0; }"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-            "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-          : "l"(a), "l"(b));
-    } else {
-      asm volatile(
-          "{ .reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-          "}, %16, %17, p, 1, 1, 0, 0; }"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-            "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-          : "l"(a), "l"(b));
-    }
+    PINION_WGMMA(32, PINION_R16, 16, 17, 18, PINION_D16(0))
   } else if constexpr (N == 64) {
-    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-      asm volatile(
-          "{ .reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-          "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-          "}, %32, %33, p, 1, 1, 0, 0; }"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-            "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-            "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-            "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-          : "l"(a), "l"(b));
-    } else {
-      asm volatile(
-          "{ .reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-          "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-          "}, %32, %33, p, 1, 1, 0, 0; }"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-            "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-            "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-            "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-          : "l"(a), "l"(b));
-    }
+    PINION_WGMMA(64, PINION_R32, 32, 33, 34, PINION_D32(0))
   } else if constexpr (N == 128) {
-    if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-      asm volatile(
-          "{ .reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-          "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
-          "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
-          "%56, %57, %58, %59, %60, %61, %62, %63"
-          "}, %64, %65, p, 1, 1, 0, 0; }"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-            "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-            "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-            "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]),
-            "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]),
-            "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
-            "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),
-            "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-          : "l"(a), "l"(b));
-    } else {
-      asm volatile(
-          "{ .reg .pred p; setp.eq.u32 p, 1, 1; wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {"
-          "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, "
-          "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, "
-          "%38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, "
-          "%56, %57, %58, %59, %60, %61, %62, %63"
-          "}, %64, %65, p, 1, 1, 0, 0; }"
-          : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-            "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-            "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-            "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]),
-            "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]),
-            "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
-            "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),
-            "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-          : "l"(a), "l"(b));
-    }
+    PINION_WGMMA(128, PINION_R64, 64, 65, 66, PINION_D32(0), PINION_D32(32))
+  } else if constexpr (N == 192) {
+    PINION_WGMMA(192, PINION_R96, 96, 97, 98, PINION_D32(0), PINION_D32(32), PINION_D32(64))
+  } else if constexpr (N == 224) {
+    PINION_WGMMA(224, PINION_R112, 112, 113, 114, PINION_D32(0), PINION_D32(32), PINION_D32(64), PINION_D16(96))
+  } else if constexpr (N == 256) {
+    PINION_WGMMA(256, PINION_R128, 128, 129, 130, PINION_D32(0), PINION_D32(32), PINION_D32(64), PINION_D32(96))
   }
 }
+
+#undef PINION_WGMMA
+#undef PINION_WGMMA_OF
+#undef PINION_R4
+#undef PINION_R8
+#undef PINION_R16
+#undef PINION_R32
+#undef PINION_R64
+#undef PINION_R96
+#undef PINION_R112
+#undef PINION_R128
+#undef PINION_D4
+#undef PINION_D8
+#undef PINION_D16
+#undef PINION_D32
 
 }  // namespace pinion::cuda::ptx
