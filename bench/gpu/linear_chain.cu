@@ -159,6 +159,13 @@ class Bench {
                      [this, plan](const LinearProblem& q) { linear_wgmma(q, plan, stream_); }});
       }
     }
+    const int wide_for = all_plans ? 1 : device_.multiprocessors;  // one SM's tiles: of small matrices too
+    if (p.output.bias.data == nullptr && linear_wide_why_not(p, wide_for).empty()) {
+      for (const WidePlan& plan : linear_wide_plans(out, wide_for)) {
+        c.push_back({"wide " + std::to_string(plan.rows),
+                     [this, plan](const LinearProblem& q) { linear_wide(q, plan, stream_); }});
+      }
+    }
     if (linear_portable_why_not(p.type, in).empty()) {
       c.push_back({"portable", [this](const LinearProblem& q) { linear_portable(q, stream_); }});
     }
@@ -286,10 +293,10 @@ int run(int argc, char** argv) {
     struct {
       int32_t in, out;
       bool gated, bias, f32;
-    } const cases[] = {{4096, 192, false, false, true},  {14336, 272, false, true, false},
-                       {1024, 1000, true, false, false}, {136, 70, false, true, false},
-                       {256, 4098, true, true, true},    {3584, 130, false, false, false},
-                       {896, 36, false, false, true}};
+    } const cases[] = {
+        {4096, 192, false, false, true}, {14336, 272, false, true, false}, {1024, 1000, true, false, false},
+        {136, 70, false, true, false},   {256, 4098, true, true, true},    {3584, 130, false, false, false},
+        {896, 36, false, false, true},   {576, 488, true, false, false},   {200, 1000, false, false, true}};
     for (const auto& c : cases) ++checked, wrong += !bench.correct(c.in, c.out, tokens, c.gated, c.bias, c.f32);
   }
   std::printf("correctness: %d of %d problems wrong\n", wrong, checked);

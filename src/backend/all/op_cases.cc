@@ -62,6 +62,8 @@ std::vector<OpCase> linear_cases(CaseSet set) {
       cases.push_back(linear(type, rows, 1280, 100, Epilogue::gated_silu, rows % 2 == 0));
       cases.push_back(linear(type, rows, 4224, 52, Epilogue::none, true));
     }
+    cases.push_back(linear(type, 9, 72, 12808));  // a hundred rows for each of a GPU's multiprocessors
+    cases.push_back(linear(type, 70, 136, 13208, Epilogue::gated_silu));
   }
   for (OpCase& c : packed_linear_cases(set)) cases.push_back(std::move(c));
   return cases;

@@ -27,6 +27,14 @@ int compute_capability(const DeviceInfo& info) {  // "sm_90" is 90
   return v;
 }
 
+LinearProblem problem(const Linear& op, DType weight, DType x, DType y, int64_t rows) {
+  LinearProblem p{.type = weight, .x_type = x, .in = static_cast<int32_t>(op.in)};
+  p.output.y.dtype = y;
+  p.output.out = static_cast<int32_t>(op.out), p.output.tokens = static_cast<int32_t>(rows);
+  p.output.gated_silu = op.epilogue == Epilogue::gated_silu;
+  return p;
+}
+
 // What all kernels ask for: row-major float weights; those on tensor cores, x of the weight's type.
 std::string why_not_plain(const Call& call, const DeviceInfo&) {
   if (std::string why = why_not_floats(call); !why.empty()) return why;
@@ -65,6 +73,15 @@ std::string why_not_wgmma(const Call& call, const DeviceInfo& info) {
   return linear_wgmma_why_not(call.weights[0].dtype, call.rows, linear_op(call).in);
 }
 
+std::string why_not_wide(const Call& call, const DeviceInfo& info) {
+  if (info.isa != "sm_90") return "is written for Hopper's tensor copies and warpgroups";
+  if (std::string why = why_not_tensor_cores(call, info); !why.empty()) return why;
+  const Linear& op = linear_op(call);
+  if (op.bias) return "adds no bias";
+  return linear_wide_why_not(problem(op, call.weights[0].dtype, call.values.in[0], call.values.out[0], call.rows),
+                             info.threads);
+}
+
 std::string why_not_large(const Call& call, const DeviceInfo& info) {
   if (std::string why = why_not_tensor_cores(call, info); !why.empty()) return why;
   if (call.rows < 16) return "is for 16 rows and more";
@@ -101,6 +118,9 @@ double estimate_stream(const Call& call, const Tuning&, const DeviceInfo& info) 
 double estimate_wgmma(const Call& call, const Tuning&, const DeviceInfo& info) {
   return estimate(call, info, 0.84, 0.5);
 }
+double estimate_wide(const Call& call, const Tuning&, const DeviceInfo& info) {
+  return estimate(call, info, 0.86, 0.6);
+}
 double estimate_large(const Call& call, const Tuning&, const DeviceInfo& info) {
   return estimate(call, info, 0.80, 0.85) + 3;  // no dependent launch
 }
@@ -136,12 +156,12 @@ std::vector<Tuning> tunings_wgmma(const Call& call, const DeviceInfo& info) {
   return tunings;
 }
 
-LinearProblem problem(const Linear& op, DType weight, DType x, DType y, int64_t rows) {
-  LinearProblem p{.type = weight, .x_type = x, .in = static_cast<int32_t>(op.in)};
-  p.output.y.dtype = y;
-  p.output.out = static_cast<int32_t>(op.out), p.output.tokens = static_cast<int32_t>(rows);
-  p.output.gated_silu = op.epilogue == Epilogue::gated_silu;
-  return p;
+std::vector<Tuning> tunings_wide(const Call& call, const DeviceInfo& info) {
+  std::vector<Tuning> tunings;
+  for (const WidePlan& plan : linear_wide_plans(linear_op(call).out, info.threads)) {
+    tunings.push_back({{plan.rows, 0, 0, 0}});
+  }
+  return tunings;
 }
 
 std::vector<Tuning> tunings_large(const Call& call, const DeviceInfo&) {
@@ -196,6 +216,11 @@ void run_wgmma(const LaunchArgs& args, const LargestLogits& largest, Stream& str
   for_rows(args, largest, 128, [&](const LinearProblem& p) { linear_wgmma(p, {v[0], v[1], v[2], v[3]}, stream); });
 }
 
+void run_wide(const LaunchArgs& args, const LargestLogits& largest, Stream& stream) {
+  const WidePlan plan{args.tuning.value[0]};
+  for_rows(args, largest, 128, [&](const LinearProblem& p) { linear_wide(p, plan, stream); });
+}
+
 // A kernel whose end can leave the largest logit of a row, as a Kernel's launch and as a head.
 template <void (*kRun)(const LaunchArgs&, const LargestLogits&, Stream&)>
 void launch_rows(const LaunchArgs& args, Stream& stream) {
@@ -232,6 +257,7 @@ constexpr std::array kKernels = {
     row("cuda.linear.gemv", false, why_not_gemv, tunings_gemv, estimate_gemv, nullptr, launch_rows<run_gemv>),
     row("cuda.linear.stream", false, why_not_stream, tunings_stream, estimate_stream, nullptr, launch_rows<run_stream>),
     row("cuda.linear.wgmma", false, why_not_wgmma, tunings_wgmma, estimate_wgmma, nullptr, launch_rows<run_wgmma>),
+    row("cuda.linear.wide", false, why_not_wide, tunings_wide, estimate_wide, nullptr, launch_rows<run_wide>),
     row("cuda.linear.large", false, why_not_large, tunings_large, estimate_large, workspace_large, launch_large),
     row("cuda.linear.portable", true, why_not_portable, nullptr, estimate_portable, nullptr, launch_portable),
     row("cuda.linear.plain", true, why_not_plain, nullptr, estimate_plain, nullptr, launch_plain),
@@ -248,6 +274,7 @@ bool linear_head(const Kernel& kernel, const LaunchArgs& args, const LargestLogi
   if (kernel.launch == &launch_rows<run_gemv>) return run_gemv(args, largest, stream), true;
   if (kernel.launch == &launch_rows<run_stream>) return run_stream(args, largest, stream), true;
   if (kernel.launch == &launch_rows<run_wgmma>) return run_wgmma(args, largest, stream), true;
+  if (kernel.launch == &launch_rows<run_wide>) return run_wide(args, largest, stream), true;
   return false;
 }
 

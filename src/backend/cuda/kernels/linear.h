@@ -54,6 +54,15 @@ void linear_wgmma(const LinearProblem& p, const WgmmaPlan& plan, Stream& stream)
 std::vector<WgmmaPlan> linear_wgmma_plans(int64_t tokens, int64_t in, int64_t out, int sms);
 std::string linear_wgmma_why_not(DType type, int64_t tokens, int64_t in);
 
+// 1 to 128 tokens and many rows: tensor copies feed wgmma with 64 tokens a warpgroup as its rows and up to 256 rows of
+// the weight as its columns; a block goes on from tile to tile. sm_90; in and out multiples of 8; no bias.
+struct WidePlan {
+  int32_t rows = 256;  // of a tile, a multiple of 8, at most 256
+};
+void linear_wide(const LinearProblem& p, const WidePlan& plan, Stream& stream);
+std::vector<WidePlan> linear_wide_plans(int64_t out, int sms);     // empty: too few rows
+std::string linear_wide_why_not(const LinearProblem& p, int sms);  // pointers in p are not read
+
 // Any number of tokens, mma.sync and cp.async alone: every GPU since sm_80. in % 8 == 0. A row's sums depend on nothing
 // but its x and the weight.
 void linear_portable(const LinearProblem& p, Stream& stream);
