@@ -131,12 +131,21 @@ struct LaunchArgs {
 
 class Stream;
 
+// A little memory for the device, from pinned memory (Device::allocate_pinned); both 16-byte aligned.
+struct Upload {
+  void* to = nullptr;
+  const void* pinned = nullptr;
+  size_t bytes = 0;
+};
+
 // Launches and copies that a stream recorded instead of running them: one replay runs them all, with the same pointers
 // and sizes, over whatever the memory then holds (on CUDA an instantiated graph).
 class Recording {
  public:
   virtual ~Recording() = default;
   virtual void replay(Stream& stream) = 0;
+  // The same, with this in place of the upload that the recording begins with.
+  virtual void replay(Stream& stream, const Upload& upload) = 0;
 };
 
 // Kernels and copies of one stream run in order. The defaults serve devices that compute in the host's memory, where a
@@ -151,6 +160,10 @@ class Stream {
   virtual void copy_to_host(void* host, const void* from, size_t bytes);
   virtual void copy_on_device(void* to, const void* from, size_t bytes);
   virtual void fill(void* to, uint8_t value, size_t bytes);
+  // Ordered as copy_to_device is; first in a recording it is what each replay may replace.
+  virtual void upload(const Upload& upload) {
+    if (upload.bytes > 0) copy_to_device(upload.to, upload.pinned, upload.bytes);
+  }
 
   // From begin_recording on nothing runs until end_recording returns what was launched. False: this stream cannot.
   virtual bool begin_recording() { return false; }

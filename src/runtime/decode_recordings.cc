@@ -34,11 +34,12 @@ Status EngineExecutor::record_decode_steps() {
                             .max_blocks = (context + block_size() - 1) / block_size(),
                             .max_context = context};
       step_->bind({}, sizes);  // padding alone: touches no page
-      step_->upload(*stream_);
+      stream_->upload(step_->upload());
       launch_all();  // what kernels and libraries set up at their first launch is no part of a recording
       if (sampling_ != nullptr) sample();
       stream_->synchronize();
       if (!stream_->begin_recording()) return {};
+      stream_->upload(step_->upload());
       launch_all();
       if (sampling_ != nullptr) sample();
       recorded_.push_back({sizes, stream_->end_recording(), launches_});

@@ -360,10 +360,10 @@ size_t EngineExecutor::run(const Batch& batch, const StepSampling& sampling) {
   const RecordedStep* recorded = recorded_step(batch);
   if (recorded != nullptr) sizes = recorded->sizes;
   step_->bind(batch, sizes, sampling, observer_ != nullptr || editor_ != nullptr);
-  step_->upload(*stream_);
+  if (recorded == nullptr) stream_->upload(step_->upload());
   begun_ = stream_->mark();
   if (recorded != nullptr) {
-    recorded->recording->replay(*stream_);
+    recorded->recording->replay(*stream_, step_->upload());
     launches_ = recorded->launches;
   } else {
     std::optional<Stopwatch> computing;  // where the host's threads are the device, a launch is the work itself

@@ -225,8 +225,9 @@ void StepData::fill_rope(size_t r, int32_t rope_length, int32_t past, int32_t n,
   }
 }
 
-void StepData::upload(Stream& stream) {
-  if (device_) stream.copy_to_device(device_->data(), host_[slot_]->data(), used_);
+Upload StepData::upload() const {
+  if (!device_) return {};
+  return {device_->data(), host_[slot_]->data(), used_};
 }
 
 }  // namespace pinion

@@ -39,7 +39,7 @@ class StepData {
   void bind(const Batch& batch, const StepSizes& sizes, const StepSampling& sampling = {}, bool keep_logits = false);
   // Of a step: what a logit_bias of a thousand tokens in some of its rows takes, and a few masks in each.
   static int32_t most_edits(const ExecutorOptions& limits) { return 4096 + 256 * limits.max_outputs; }
-  void upload(Stream& stream);  // before the first launch that reads view()
+  Upload upload() const;  // what the device needs before the first launch that reads view(); of no bytes on a host
   const BatchView& view() const { return view_; }
   // Of a device with memory of its own, on the device: what rows of outputs are drawn with (rows without: the largest
   // logit), and the number of the bound step's pinned block, 0 or 1 in turn.

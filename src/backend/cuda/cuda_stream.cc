@@ -1,25 +1,39 @@
 #include "backend/cuda/cuda_stream.h"
 
 #include "backend/cuda/cuda_error.h"
+#include "backend/cuda/kernels/copy_pinned.h"
 
 namespace pinion::cuda {
 namespace {
 
 class CudaRecording final : public Recording {
  public:
-  explicit CudaRecording(cudaGraphExec_t graph) : graph_(graph) {}
-  ~CudaRecording() override { (void)cudaGraphExecDestroy(graph_); }
+  // Takes both. `upload`: the node of the graph that it begins with, or null.
+  CudaRecording(cudaGraph_t graph, cudaGraphExec_t exec, cudaGraphNode_t upload)
+      : graph_(graph), exec_(exec), upload_(upload) {}
+  ~CudaRecording() override {
+    (void)cudaGraphExecDestroy(exec_);
+    (void)cudaGraphDestroy(graph_);
+  }
   CudaRecording(const CudaRecording&) = delete;
   CudaRecording& operator=(const CudaRecording&) = delete;
 
   void replay(Stream& stream) override {
     const CudaStream& cuda = cuda_stream(stream);
     cuda.activate();
-    cuda_check(cudaGraphLaunch(graph_, cuda.handle()), "cudaGraphLaunch");
+    cuda_check(cudaGraphLaunch(exec_, cuda.handle()), "cudaGraphLaunch");
+  }
+  void replay(Stream& stream, const Upload& upload) override {
+    check(upload_ != nullptr, "the recording does not begin with an upload");
+    cuda_stream(stream).activate();
+    replace_upload(exec_, upload_, upload);  // of launches from now on: one under way keeps its own
+    replay(stream);
   }
 
  private:
-  cudaGraphExec_t graph_;
+  cudaGraph_t graph_;  // nodes of the other one are named by its own
+  cudaGraphExec_t exec_;
+  cudaGraphNode_t upload_;
 };
 
 }  // namespace
@@ -89,22 +103,41 @@ void CudaStream::fill(void* to, uint8_t value, size_t bytes) {
   cuda_check(cudaMemsetAsync(to, value, bytes, handle_), "cudaMemsetAsync");
 }
 
+// Recorded as a kernel: a copy by the copy engine would wait for the kernels before it and be waited for by those
+// behind, which between short steps takes longer than the copy. The kernel behind it must not start early: some kernels
+// read a step's lengths before they wait.
+void CudaStream::upload(const Upload& upload) {
+  if (!recording_) return copy_to_device(upload.to, upload.pinned, upload.bytes);
+  check(!begins_with_upload_, "a recording has one upload");
+  begins_with_upload_ = true;
+  copy_pinned(upload, *this);
+  whole_ = true;
+}
+
 // Thread-local capture: other threads (uploads, another executor) may go on calling CUDA meanwhile.
 bool CudaStream::begin_recording() {
   activate();
   cuda_check(cudaStreamBeginCapture(handle_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  recording_ = true, begins_with_upload_ = false;
   return true;
 }
 
 std::unique_ptr<Recording> CudaStream::end_recording() {
+  recording_ = whole_ = false;
   cudaGraph_t graph = nullptr;
   cuda_check(cudaStreamEndCapture(handle_, &graph), "cudaStreamEndCapture");
+  cudaGraphNode_t first = nullptr;
+  size_t firsts = 1;
+  if (begins_with_upload_) cuda_check(cudaGraphGetRootNodes(graph, &first, &firsts), "cudaGraphGetRootNodes");
+  check(firsts == 1, "a recording begins in one place");
   cudaGraphExec_t exec = nullptr;
-  const cudaError_t status = cudaGraphInstantiate(&exec, graph, 0);
-  (void)cudaGraphDestroy(graph);
-  cuda_check(status, "cudaGraphInstantiate");
+  if (const cudaError_t status = cudaGraphInstantiate(&exec, graph, 0); status != cudaSuccess) {
+    (void)cudaGraphDestroy(graph);
+    cuda_check(status, "cudaGraphInstantiate");
+  }
+  auto recording = std::make_unique<CudaRecording>(graph, exec, first);
   cuda_check(cudaGraphUpload(exec, handle_), "cudaGraphUpload");
-  return std::make_unique<CudaRecording>(exec);
+  return recording;
 }
 
 }  // namespace pinion::cuda

@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include <array>
+#include <utility>
 
 #include "backend/backend.h"
 
@@ -36,6 +37,7 @@ class CudaStream final : public Stream {
   void copy_to_host(void* host, const void* from, size_t bytes) override;
   void copy_on_device(void* to, const void* from, size_t bytes) override;
   void fill(void* to, uint8_t value, size_t bytes) override;
+  void upload(const Upload& upload) override;
   bool begin_recording() override;
   std::unique_ptr<Recording> end_recording() override;
 
@@ -46,6 +48,8 @@ class CudaStream final : public Stream {
   unsigned* tickets() const { return tickets_; }
   const DeviceProperties& device() const { return device_; }
   void activate() const { activate_device(device_.ordinal); }
+  // Whether the kernel launched now has to follow what was taken before it whole, without dependent launch: asked once.
+  bool take_whole() { return std::exchange(whole_, false); }
 
  private:
   DeviceProperties device_;
@@ -53,6 +57,7 @@ class CudaStream final : public Stream {
   unsigned* tickets_ = nullptr;
   std::array<cudaEvent_t, kMarks> marks_{};
   uint64_t marked_ = 0;
+  bool recording_ = false, begins_with_upload_ = false, whole_ = false;
 };
 
 inline CudaStream& cuda_stream(Stream& stream) {

@@ -45,7 +45,7 @@ void allow_shared(const void* kernel, size_t bytes, std::source_location at);
 template <auto Kernel, class Params>
 void launch(const LaunchShape& shape, const Params& params, Stream& stream,
             std::source_location at = std::source_location::current()) {
-  const CudaStream& cuda = cuda_stream(stream);
+  CudaStream& cuda = cuda_stream(stream);
   if (shape.grid.x == 0 || shape.grid.y == 0 || shape.grid.z == 0) return;
   cuda.activate();
   if (shape.shared > 48 * 1024) {  // more than every kernel may take: allowed once per kernel and device
@@ -58,7 +58,7 @@ void launch(const LaunchShape& shape, const Params& params, Stream& stream,
   }
   cudaLaunchAttribute attributes[2];
   unsigned count = 0;
-  if (shape.dependent && cuda.device().dependent_launch()) {
+  if (const bool whole = cuda.take_whole(); shape.dependent && !whole && cuda.device().dependent_launch()) {
     attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[count++].val.programmaticStreamSerializationAllowed = 1;
   }
