@@ -260,6 +260,11 @@ void EngineLoop::Impl::collect() {
     std::erase_if(leaving, [&](const auto& seq) { return seq->last_step <= flight.step; });
     return;
   }
+  // Sequences lie all over memory, and caches forget them while the device computes: asked for together, they arrive
+  // together.
+  for (const PlanItem& item : flight.items) item.seq->prefetch();
+  for (const PlanItem& item : flight.items) __builtin_prefetch(item.seq->table.blocks.data());
+  for (const PlanItem& item : flight.items) item.seq->prefetch_parts();
   size_t next_row = 0;
   for (size_t i = 0; i < flight.items.size(); ++i) {
     const PlanItem& item = flight.items[i];

@@ -54,6 +54,16 @@ struct Sequence {
   uint64_t last_step = 0;  // that it is part of: it outlives that
   bool ended = false;      // its last piece is out; a step that still runs may hold it
 
+  // Asks for the memory that a step reads, without waiting for it: first its own, then what that points to.
+  void prefetch() const {
+    for (size_t at = 0; at < sizeof(Sequence); at += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(this) + at, 1);
+  }
+  void prefetch_parts() const {
+    __builtin_prefetch(tokens.data() + tokens.size(), 1);
+    for (const auto& group : table.blocks) __builtin_prefetch(group.data());
+  }
+
   int32_t length() const { return static_cast<int32_t>(tokens.size()); }
   int32_t known() const { return length() - unknown; }
   int32_t output_tokens() const { return known() - prompt_len; }
