@@ -45,7 +45,7 @@ struct EngineLoop::Impl {
   Status read_rows(const PlanItem& item, std::span<const float> rows, OutputPiece& piece);
   Status pool_rows(const PlanItem& item, std::span<const float> hidden, OutputPiece& piece);
   void append(Sequence& seq, const Sampled& sampled, OutputPiece& piece);
-  void send(Sequence& seq, OutputPiece piece);
+  void send(Sequence& seq, OutputPiece&& piece);
   void fail_sequence(Sequence& seq, Error error, OutputPiece piece = {});
   void publish();
 

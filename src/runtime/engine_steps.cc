@@ -394,7 +394,7 @@ void EngineLoop::Impl::append(Sequence& seq, const Sampled& sampled, OutputPiece
 }
 
 // The one way out. A finished sequence gives its blocks back first, and is gone when this returns.
-void EngineLoop::Impl::send(Sequence& seq, OutputPiece piece) {
+void EngineLoop::Impl::send(Sequence& seq, OutputPiece&& piece) {
   piece.prompt_tokens = seq.prompt_len;
   piece.cached_tokens = seq.cached_tokens;
   piece.output_tokens = seq.output_tokens();
