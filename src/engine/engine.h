@@ -21,7 +21,7 @@
 namespace pinion {
 
 inline constexpr int kEngineFormat = 4;      // changes when the files' meaning does
-inline constexpr int kKernelSetVersion = 4;  // changes when a kernel's name, layout or tuning does
+inline constexpr int kKernelSetVersion = 5;  // changes when a kernel's name, layout or tuning does
 
 struct Manifest {
   std::string architecture, model_name;
